@@ -1,0 +1,41 @@
+"""What can go wrong, as a user is told it: what was wrong, the value, what was allowed, what to do."""
+
+from __future__ import annotations
+
+
+class VLMError(Exception):
+    """Base of every error meant for a user. `exit_status` is what the command ends with."""
+
+    exit_status = 1
+
+
+class InputError(VLMError, ValueError):
+    """A prompt, picture or option that cannot be used."""
+
+    exit_status = 2
+
+
+class BundleError(VLMError):
+    """A bundle that is incomplete, damaged or of another format."""
+
+    exit_status = 2
+
+
+class CheckpointError(VLMError):
+    """A checkpoint that cannot be exported: not one, of an unsupported type, or at odds with its own config."""
+
+    exit_status = 2
+
+
+class ExportError(VLMError):
+    """An export that cannot be carried out, such as one over an existing bundle."""
+
+    exit_status = 2
+
+
+class ProviderError(VLMError):
+    """An execution provider that is unknown or does not load."""
+
+
+class GenerationError(VLMError):
+    """A failure while the model ran."""

@@ -1,0 +1,177 @@
+"""manifest.json: what a bundle is and how to run it. Written by export, read strictly by runtime.
+
+It describes behaviours (how a picture is resized, what stands around a prompt), never a family of models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from . import contract
+from .contract import GraphSpec
+from .errors import BundleError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A picture becomes one tile: RGB, resized to `height` x `width` whatever its shape, scaled, normalised."""
+
+    height: int
+    width: int
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    rescale_factor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text that is tokenised: `image` once for each of a picture's `image_tokens`, `before`, the prompt, `after`.
+
+    `image_token_id` is the id that `image` has; image embeddings take the places where it stands.
+    """
+
+    image: str
+    image_token_id: int
+    image_tokens: int
+    before: str
+    after: str
+    needs_image: bool
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Rows of `embed_tokens.npy` are multiplied by `scale`; image embeddings are put in afterwards, as they are."""
+
+    scale: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Ids that end an answer, and the longest answer if the caller sets no limit."""
+
+    eos_token_ids: tuple[int, ...]
+    max_new_tokens: int
+    max_positions: int
+
+
+@dataclass(frozen=True)
+class LocationTokens:
+    """Boxes in the answer's text: four tokens (`token` formatted with a bin) in the order of `edges`, then a label.
+
+    A coordinate is bin / `bins` of the picture's height or width. Several boxes are parted by `separator`.
+    """
+
+    token: str
+    bins: int
+    edges: tuple[str, str, str, str]
+    separator: str
+
+
+@dataclass(frozen=True)
+class File:
+    """Size in bytes and checksum of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a runtime needs to know. `source` and `made_with` are for people."""
+
+    format: int
+    source: dict[str, str]
+    made_with: dict[str, str]
+    precision: dict[str, str]
+    graphs: dict[str, GraphSpec]
+    image: Resize
+    prompt: Prompt
+    embedding: Embedding
+    generation: Generation
+    grounding: LocationTokens | None
+    files: dict[str, File]
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> Manifest:
+    """Read and check the manifest of a bundle and the presence and sizes of its files.
+
+    Raises:
+        BundleError: with every problem that was found.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {FILE_NAME}; make one with `onnx-vlm export`")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON ({error}); export the bundle again") from None
+    version = data.get("format") if isinstance(data, dict) else None
+    if version != FORMAT:
+        raise BundleError(f"{path}: format is {version!r}, this version reads {FORMAT}; export the bundle again")
+    problems: list[str] = []
+    manifest = _read(Manifest, data, "", problems)
+    if not problems:
+        problems = _broken(manifest, folder)
+    if problems:
+        raise BundleError(f"{folder} cannot be used; export it again:\n" + "\n".join(f"  {p}" for p in problems))
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _broken(manifest: Manifest, folder: Path) -> list[str]:
+    problems = [f"graphs.{name}: missing" for name in contract.GRAPHS if name not in manifest.graphs]
+    for name, file in manifest.files.items():
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+            problems.append(f"files.{name}: the path leaves the folder")
+        elif not (folder / name).is_file():
+            problems.append(f"{name}: the file is missing")
+        elif (size := (folder / name).stat().st_size) != file.size:
+            problems.append(f"{name}: {size} bytes, {file.size} are expected")
+    return problems
+
+
+def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """`value` from JSON as `kind`, exactly: unknown keys, missing keys and other types are problems."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if type(value) in arguments:
+            return value
+        return _read(next(kind for kind in arguments if kind is not NoneType), value, where, problems)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        problems.extend(f"{where}{key}: unknown" for key in value.keys() - hints.keys())
+        problems.extend(f"{where}{key}: missing" for key in hints.keys() - value.keys())
+        fields = {k: _read(hint, value[k], f"{where}{k}.", problems) for k, hint in hints.items() if k in value}
+        return kind(**fields) if fields.keys() == hints.keys() else None
+    if origin is dict and isinstance(value, dict):
+        return {key: _read(arguments[1], item, f"{where}{key}.", problems) for key, item in value.items()}
+    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_read(k, item, f"{where}{i}.", problems) for i, (k, item) in enumerate(zip(kinds, value)))
+    if origin is Literal and value in arguments:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    problems.append(f"{where.rstrip('.')}: {value!r:.60} is not {getattr(kind, '__name__', kind)}")
+    return None

@@ -1,0 +1,124 @@
+"""The contract between graphs and runtime, and each graph transform by what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx_vlm.graphs import GraphSpec, TensorSpec, contract, tidy, weights
+
+
+def graph(nodes: list[ir.Node], inputs: list[ir.Value], outputs: list[ir.Value], **initializers: ir.Value) -> ir.Model:
+    return ir.Model(
+        ir.Graph(inputs, outputs, nodes=nodes, initializers=list(initializers.values()), opset_imports={"": 23}),
+        ir_version=10,
+    )
+
+
+def value(name: str, *shape: int | str) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
+
+
+def run(model: ir.Model, path: Path, **inputs: np.ndarray) -> np.ndarray:
+    weights.save(model, path)
+    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+
+
+def test_a_contract_names_every_mismatch():
+    spec = GraphSpec(
+        (TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "int64", ())),
+        (TensorSpec("c", "float32", (1,)),),
+    )
+    assert spec.mismatches([TensorSpec("b", "int64", ()), TensorSpec("a", "float32", (2, "x"))], spec.outputs) == []
+    assert spec.mismatches([TensorSpec("a", "float32", (2, 4)), TensorSpec("d", "int8", ())], []) == [
+        "input a: float32(2, 4) should be a: float32(batch, 3)",
+        "input b: int64() is missing",
+        "input d: int8() is not expected",
+        "output c: float32(1) is missing",
+    ]
+
+
+def test_the_decoder_has_a_buffer_for_each_layer_and_part():
+    spec = contract.decoder(layers=2, kv_heads=3, head_dim=8, hidden=16, vocab=100)
+    past = [tensor for tensor in spec.inputs if tensor.name.startswith("past")]
+    assert [tensor.name for tensor in past] == [
+        f"past_key_values.{i}.{part}" for i in (0, 1) for part in ("key", "value")
+    ]
+    assert all(tensor.shape == ("batch", 3, "capacity", 8) for tensor in past)
+    assert [tensor.name for tensor in spec.outputs][1:] == [
+        tensor.name.replace("past_key_values", "present") for tensor in past
+    ]
+
+
+@pytest.fixture
+def linear() -> ir.Model:
+    """x @ transpose(w), the weight not yet there."""
+    x, w, y = value("x", "n", 20), value("w", 30, 20), value("y", "n", 30)
+    transpose = ir.node("Transpose", [w], {"perm": [1, 0]})
+    transpose.outputs[0].name = "wt"
+    return graph([transpose, ir.node("MatMul", [x, transpose.outputs[0]], outputs=[y])], [x], [y], w=w)
+
+
+def test_weights_are_read_when_they_are_written_and_one_at_a_time(linear: ir.Model, tmp_path: Path):
+    read: list[str] = []
+
+    def source(name: str) -> np.ndarray:
+        read.append(name)
+        return np.zeros((30, 20), np.float32)
+
+    weights.attach(linear, source)
+    assert read == []
+    told: list[int] = []
+    weights.save(linear, tmp_path / "linear.onnx", told.append)
+    assert read == ["w"]
+    assert told == [2400]
+
+
+def test_transposed_weights_are_stored_as_they_are_used(linear: ir.Model, tmp_path: Path):
+    w = np.random.default_rng(0).normal(size=(30, 20)).astype(np.float32)
+    weights.attach(linear, lambda name: w)
+    assert weights.fold_transposes(linear) == 1
+    assert [node.op_type for node in linear.graph] == ["MatMul"]
+    x = np.ones((4, 20), np.float32)
+    assert np.allclose(run(linear, tmp_path / "linear.onnx", x=x), x @ w.T, atol=1e-5)
+
+
+def reshapes(middle: tuple[int, ...], end: tuple[int | str, ...]) -> ir.Model:
+    x, between, y, z = value("x", "n", 6), value("between", "n", *middle[1:]), value("y", *end), value("z", *end)
+    shapes = {
+        name: ir.Value(name=name, const_value=ir.tensor(np.array(shape), name=name))
+        for name, shape in {"s1": middle, "s2": [-1 if isinstance(size, str) else size for size in end]}.items()
+    }
+    nodes = [
+        ir.node("Reshape", [x, shapes["s1"]], outputs=[between]),
+        ir.node("Reshape", [between, shapes["s2"]], outputs=[y]),
+        ir.node("Relu", [y], outputs=[z]),
+    ]
+    return graph(nodes, [x], [z], **shapes)
+
+
+def test_reshapes_there_and_back_are_dropped(tmp_path: Path):
+    model = reshapes((-1, 2, 3), ("n", 6))
+    assert tidy.drop_reshape_round_trips(model) == 1
+    assert [node.op_type for node in model.graph] == ["Relu"]
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    assert (run(model, tmp_path / "model.onnx", x=x) == np.maximum(x, 0)).all()
+
+
+def test_reshapes_that_end_elsewhere_stay():
+    model = reshapes((-1, 2, 3), ("n", 3, 2))
+    assert tidy.drop_reshape_round_trips(model) == 0
+    assert [node.op_type for node in model.graph] == ["Reshape", "Reshape", "Relu"]
+
+
+def test_metadata_goes(linear: ir.Model):
+    linear.metadata_props["made"] = "here"
+    for node in linear.graph:
+        node.metadata_props["line"] = "/somewhere/model.py:12"
+        node.doc_string = "line 12"
+    tidy.drop_metadata(linear)
+    assert not linear.metadata_props
+    assert all(not node.metadata_props and not node.doc_string for node in linear.graph)
