@@ -1,0 +1,159 @@
+"""The whole export: read a checkpoint, trace its parts, write a bundle aside, rename it into place."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graphs import ExportError, contract, manifest, weights
+from . import family, trace
+from .checkpoint import Checkpoint, Weights
+from .decoder import name_cache_outputs
+from .optimize import optimize
+
+#: told the name of a step, what is done of it and the whole, in bytes
+Progress = Callable[[str, int, int], None]
+DEFAULT_NEW_TOKENS = 256
+MADE_WITH = ("onnx-vlm", "torch", "transformers", "onnx", "onnxscript", "onnx-ir")
+
+
+def export_model(
+    checkpoint: str | Path, output: str | Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> Path:
+    """Export a checkpoint to a bundle in float32.
+
+    Args:
+        checkpoint: a folder as `save_pretrained` writes it, with safetensors.
+        output: the folder to make. It appears when the bundle is complete, and not at all if the export fails.
+        overwrite: replace `output` if it is a bundle already.
+        progress: called with a step's name, the bytes done and the bytes in all.
+
+    Returns:
+        The path of the bundle.
+
+    Raises:
+        CheckpointError: if `checkpoint` is none, is of an unsupported type or has weights that do not fit its config.
+        ExportError: if `output` exists and may not be replaced.
+    """
+    tell = progress or (lambda *_: None)
+    target = Path(output)
+    _check_target(target, overwrite)
+    source = Checkpoint(checkpoint)
+    chosen = family.find(source.config.get("model_type"))
+    behaviour = chosen.behaviour(source.config, _image_processor(source), source.tokenizer())
+    with _written_aside(target) as folder:
+        tell("trace", 0, 0)
+        with trace.fake_weights():
+            stages = chosen.build(source.config)
+            read = Weights(source, stages.model)
+            graphs = {name: trace.trace(stages.modules[name], spec) for name, spec in stages.graphs.items()}
+        for name, graph in graphs.items():
+            _complete(graph, name, stages, read)
+        embed_tokens = read.names[id(stages.embed_tokens)]
+        sizes = [sum(v.const_value.nbytes for v in graph.graph.initializers.values()) for graph in graphs.values()]
+        total = sum(sizes) + stages.embed_tokens.numel() * 4
+        done = 0
+
+        def count(size: int) -> None:
+            nonlocal done
+            done += size
+            tell("write", done, total)
+
+        for name, graph in graphs.items():
+            weights.save(graph, folder / f"{name}.onnx", count)
+        np.save(folder / contract.EMBED_TOKENS, read.read(embed_tokens))
+        count(stages.embed_tokens.numel() * 4)
+        shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
+        tell("seal", 0, 0)
+        manifest.Manifest(
+            format=manifest.FORMAT,
+            source={"checkpoint": source.folder.resolve().name, "model_type": source.config["model_type"]},
+            made_with={package: version(package) for package in MADE_WITH},
+            precision=dict.fromkeys((*contract.GRAPHS, "embed_tokens"), "fp32"),
+            graphs=dict(stages.graphs),
+            image=behaviour.image,
+            prompt=behaviour.prompt,
+            embedding=behaviour.embedding,
+            generation=_generation(source, behaviour.max_positions),
+            grounding=behaviour.grounding,
+            files={
+                path.name: manifest.File(path.stat().st_size, manifest.sha256(path))
+                for path in sorted(folder.iterdir())
+            },
+        ).save(folder)
+    return target
+
+
+def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) -> None:
+    """Give a traced graph its weights, still to be read, tidy it and hold it to its contract."""
+    module, spec = stages.modules[name], stages.graphs[name]
+    if name == contract.DECODER:
+        name_cache_outputs(graph)
+    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+
+    def value(initializer: str) -> np.ndarray:
+        name = read.names.get(id(own[initializer]), initializer)
+        return stages.constants[name] if name in stages.constants else read.read(name)
+
+    weights.attach(graph, value)
+    optimize(graph)
+    problems = spec.mismatches(_specs(graph.graph.inputs), _specs(graph.graph.outputs))
+    assert not problems, f"{name} breaks its contract: {problems}"
+
+
+def _specs(values: list[ir.Value]) -> list[contract.TensorSpec]:
+    return [
+        contract.TensorSpec(v.name, v.dtype.numpy().name, tuple(d if isinstance(d, int) else str(d) for d in v.shape))
+        for v in values
+    ]
+
+
+def _image_processor(source: Checkpoint) -> dict[str, Any]:
+    """Settings of the image processor, from the one file of newer checkpoints or the separate one of older ones."""
+    return source.json("processor_config.json").get("image_processor") or source.json("preprocessor_config.json")
+
+
+def _generation(source: Checkpoint, max_positions: int) -> manifest.Generation:
+    settings = source.config | source.config.get("text_config", {}) | source.json("generation_config.json")
+    end = settings.get("eos_token_id", 1)
+    return manifest.Generation(
+        eos_token_ids=tuple(end) if isinstance(end, list) else (end,),
+        max_new_tokens=settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
+        max_positions=max_positions,
+    )
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ExportError(f"{target} exists; choose another folder, or replace it with --overwrite (overwrite=True)")
+    if not (target / manifest.FILE_NAME).is_file():
+        raise ExportError(f"{target} exists and is no bundle, so it is not overwritten; choose another folder")
+
+
+@contextmanager
+def _written_aside(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its name when all went well and vanishes when not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        if target.exists():
+            old = folder.with_suffix(".old")
+            target.rename(old)
+            folder.rename(target)
+            shutil.rmtree(old)
+        else:
+            folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

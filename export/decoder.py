@@ -1,0 +1,122 @@
+"""A transformers causal language model as the decoder graph: embeddings and KV buffers in, logits and buffers out."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from ..graphs import contract
+from .attention import CachedAttention, replaced
+
+Array = np.ndarray
+
+
+class Decoder(torch.nn.Module):
+    """Prefill and decode by `causal_lm`, whose attention must be `attention.NAME`.
+
+    Args:
+        causal_lm: a transformers `...ForCausalLM` with rotary embeddings.
+        causal: whether a token sees only what stands before it. If not, the tokens of a prefill see each other, and a
+            decoded token sees all before it.
+        first_position: the rotary position of the first token.
+    """
+
+    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, first_position: int) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        self.causal = causal
+        self.first_position = first_position
+        self.window: int | None = getattr(causal_lm.config, "sliding_window", None)
+        self.head_dim: int = causal_lm.model.layers[0].self_attn.head_dim
+        rotary = torch.empty(causal_lm.config.max_position_embeddings, self.head_dim // 2)
+        self.register_buffer("cos_cache", rotary)
+        self.register_buffer("sin_cache", rotary.clone())
+
+    def constants(self) -> dict[str, Array]:
+        """The rotary tables as the model computes them, row 0 being `first_position`."""
+        config = self.causal_lm.config
+        with unset_fake_temporarily(), torch.inference_mode():
+            positions = torch.arange(config.max_position_embeddings)[None] + self.first_position
+            tables = type(self.causal_lm.model.rotary_emb)(config)(torch.zeros(1), positions)
+            return {
+                name: np.ascontiguousarray(table[0, :, : self.head_dim // 2].numpy())
+                for name, table in zip(("cos_cache", "sin_cache"), tables)
+            }
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        sequence_lengths: torch.Tensor,
+        total_sequence_length: torch.Tensor,
+        logits_indices: torch.Tensor,
+        *past: torch.Tensor,
+    ) -> torch.Tensor:
+        cached = CachedAttention(
+            list(zip(past[::2], past[1::2])),
+            sequence_lengths, total_sequence_length, self.cos_cache, self.sin_cache, self.causal,
+        )  # fmt: skip
+        masks = None
+        if self.window is not None:
+            bias = window_bias(inputs_embeds, sequence_lengths, total_sequence_length, self.window)
+            masks = {"full_attention": None, "sliding_attention": bias}
+        # The operator rotates query and key itself, and only the wanted rows go through the LM head.
+        with replaced(
+            sys.modules[type(self.causal_lm).__module__],
+            apply_rotary_pos_emb=lambda query, key, *_, **__: (query, key),
+            slice_logits_to_keep=pick_rows,
+        ):
+            return self.causal_lm(
+                inputs_embeds=inputs_embeds,
+                attention_mask=masks,
+                position_ids=logits_indices[:, :1] * 0,
+                use_cache=False,
+                logits_to_keep=logits_indices,
+                cached=cached,
+            ).logits
+
+
+def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows `indices` (batch, kept) of `hidden_states` (batch, sequence, hidden)."""
+    batch, sequence, hidden = hidden_states.shape
+    rows = indices + torch.arange(batch).unsqueeze(1) * sequence
+    return hidden_states.reshape(batch * sequence, hidden).index_select(0, rows.flatten()).unflatten(0, indices.shape)
+
+
+def window_bias(
+    inputs_embeds: torch.Tensor, sequence_lengths: torch.Tensor, total: torch.Tensor, window: int
+) -> torch.Tensor:
+    """What is added to the scores of a sliding layer, (batch, 1, sequence, total): 0 or the least float.
+
+    A prefill sees all of itself, as transformers' mask for a bidirectional prefix does (its block of tokens is joined
+    to the window); a decoded token sees the last `window` keys. `window_bias` serves such prefixes only.
+    """
+    sequence = inputs_embeds.shape[1]
+    keys = torch.arange(total.item()).unsqueeze(0)
+    oldest = (sequence_lengths + 1 - window).unsqueeze(1)
+    seen = (keys >= oldest) | (total == sequence)
+    bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+    return bias.unsqueeze(1).unsqueeze(1).expand(-1, -1, sequence, -1)
+
+
+def name_cache_outputs(model: ir.Model) -> None:
+    """Give every GroupQueryAttention node its cache outputs and make them outputs of the graph, layer by layer.
+
+    They are not traced: the operator writes into the buffers of its inputs.
+    """
+    outputs: dict[int, list[ir.Value]] = {}
+    for node in model.graph:
+        if node.op_type != "GroupQueryAttention":
+            continue
+        past_key, past_value = node.inputs[3:5]
+        layer = int(re.findall(r"\d+", past_key.name)[0])
+        node.resize_outputs(3)
+        for value, past, part in zip(node.outputs[1:], (past_key, past_value), ("key", "value")):
+            value.name, value.dtype, value.shape = contract.present_name(layer, part), past.dtype, past.shape
+        outputs[layer] = list(node.outputs[1:])
+    for layer in sorted(outputs):
+        model.graph.outputs.extend(outputs[layer])

@@ -1,0 +1,73 @@
+"""What a family of models must say about itself, and the registry that finds it by `model_type`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from ..graphs import CheckpointError, GraphSpec, manifest
+
+#: model_type in config.json -> the module that exports it, imported when it is needed
+_MODULES: dict[str, str | ModuleType] = {"paligemma": "onnx_vlm.export.paligemma"}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The source model and the three parts of it that become graphs, all on fake tensors.
+
+    `embed_tokens` is the parameter whose rows the runtime looks up; `constants` the values of buffers that are computed
+    and in no checkpoint, by their name in `model`.
+    """
+
+    model: PreTrainedModel
+    modules: Mapping[str, torch.nn.Module]
+    graphs: Mapping[str, GraphSpec]
+    embed_tokens: torch.nn.Parameter
+    constants: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The parts of a manifest that a family decides."""
+
+    image: manifest.Resize
+    prompt: manifest.Prompt
+    embedding: manifest.Embedding
+    max_positions: int
+    grounding: manifest.LocationTokens | None
+
+
+class Family(Protocol):
+    """A module (or object) with these functions."""
+
+    def build(self, config: dict[str, Any]) -> Stages:
+        """Build the model of a config.json; called within `trace.fake_weights()`."""
+
+    def behaviour(self, config: dict[str, Any], processor: dict[str, Any], tokenizer: Tokenizer) -> Behaviour:
+        """Read the configuration files of a checkpoint; raises CheckpointError for what cannot be served."""
+
+
+def register(model_type: str, family: Any) -> None:
+    """Add a family, or replace one: `family` is a module with the functions of `Family`."""
+    _MODULES[model_type] = family
+
+
+def find(model_type: str | None) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+        CheckpointError: for an unknown one, with those that are known.
+    """
+    if model_type not in _MODULES:
+        known = ", ".join(sorted(_MODULES))
+        raise CheckpointError(f"model_type {model_type!r} is not supported; supported: {known}")
+    family = _MODULES[model_type]
+    return importlib.import_module(family) if isinstance(family, str) else family
