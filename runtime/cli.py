@@ -1,0 +1,128 @@
+"""The command `onnx-vlm`: a shell over the Python functions. Standard output gets answers, standard error the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..graphs import InputError, VLMError
+
+app = typer.Typer(
+    help="Vision-language models as ONNX: export a checkpoint once, then ask about pictures without PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+messages = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command; errors meant for a user end it with their message and status, 2 for bad use or input."""
+    try:
+        app()
+    except VLMError as error:
+        messages.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Folder as save_pretrained writes it.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to make, the bundle.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
+) -> None:
+    """Export a checkpoint to a bundle. Needs the extra `export` (torch, transformers)."""
+    try:
+        with messages.status("loading torch and transformers"):
+            from ..export import export_model
+    except ImportError as error:
+        raise InputError(f"{error}; exporting needs: pip install 'onnx-vlm[export]'") from error
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+        task = bar.add_task("start", total=None)
+        export_model(
+            checkpoint,
+            output,
+            overwrite=overwrite,
+            progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total or None),
+        )
+    size = sum(file.stat().st_size for file in output.iterdir())
+    messages.print(f"wrote [bold]{_plain(output)}[/], {size / 1e6:.1f} MB")
+
+
+@app.command()
+def generate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help='What to ask, such as "detect red circle".', show_default=False)
+    ],
+    image: Annotated[list[Path] | None, typer.Option(help="A picture; may be given several times.")] = None,
+    provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Where the answer is cut.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Write the picture with the boxes of the answer here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Answer a prompt about pictures."""
+    from . import grounding, model
+
+    if draw is not None:
+        _check_drawing(draw, image)
+    vlm = model.load(bundle, provider, threads)
+    answer = vlm.generate(prompt, images=image, max_new_tokens=max_new_tokens)
+    if draw is not None and image:
+        grounding.draw(model.image.read(image[0]), answer.boxes).save(draw)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+        return
+    print(answer.text)
+    if answer.boxes:
+        messages.print(_box_table(answer.boxes))
+    messages.print(_times(answer.timings), style="dim")
+    if draw is not None:
+        messages.print(f"wrote [bold]{_plain(draw)}[/]")
+
+
+def _check_drawing(draw: Path, images: list[Path] | None) -> None:
+    """Find out before the model runs whether the drawing can be written."""
+    if not images:
+        raise InputError("--draw draws on a picture; give one with --image")
+    if draw.suffix.lower() not in Image.registered_extensions():
+        raise InputError(f"--draw {draw}: the name must end like a picture's, such as .png or .jpg")
+    if not draw.parent.is_dir():
+        raise InputError(f"--draw {draw}: there is no folder {draw.parent}")
+
+
+def _box_table(boxes: list) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("label")
+    for edge in ("xmin", "ymin", "xmax", "ymax"):
+        table.add_column(edge, justify="right")
+    for box in boxes:
+        table.add_row(_plain(box.label), *(f"{edge:.1f}" for edge in (box.xmin, box.ymin, box.xmax, box.ymax)))
+    return table
+
+
+def _times(timings: dict[str, float]) -> str:
+    stages = ("preprocess", "vision", "prefill", "decode")
+    return "  ".join(f"{stage} {1000 * timings[stage]:.1f} ms" for stage in stages) + (
+        f"  ({timings['tokens_per_second']:.0f} tokens/s)"
+    )
+
+
+def _plain(text: object) -> str:
+    """Text that rich prints as it is."""
+    return str(text).replace("[", r"\[")

@@ -1,0 +1,71 @@
+"""The graphs of a bundle at work: tiles to image embeddings, embeddings to logits, over one KV cache a call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..graphs import BundleError, contract
+from ..graphs.manifest import Manifest
+from . import merge
+from .cache import Cache
+from .session import Session, provider_name
+
+
+class Engine:
+    """Sessions and the embedding table. It holds no state of a call, so calls do not disturb each other."""
+
+    def __init__(self, folder: Path, manifest: Manifest, provider: str, threads: int | None) -> None:
+        name = provider_name(provider)
+        self.manifest = manifest
+        self._vision, self._projector, self._decoder = (
+            Session(folder / f"{graph}.onnx", manifest.graphs[graph], name, threads) for graph in contract.GRAPHS
+        )
+        try:
+            self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
+        except ValueError as error:
+            raise BundleError(f"{folder / contract.EMBED_TOKENS} does not load: {error}") from None
+
+    def encode_images(self, tiles: np.ndarray) -> np.ndarray:
+        """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
+        (features,) = self._vision.run({contract.PIXEL_VALUES: tiles})
+        (embeds,) = self._projector.run({contract.VISION_FEATURES: features})
+        return embeds
+
+    def merge(self, ids: np.ndarray, image_embeds: np.ndarray) -> np.ndarray:
+        """Embeddings (tokens, hidden) of a prompt whose placeholders give way to the image embeddings."""
+        token = self.manifest.prompt.image_token_id
+        return merge.merge(self._table, ids, token, image_embeds, self.manifest.embedding)
+
+    def start(self, prompts: list[np.ndarray], new_tokens: int) -> tuple[np.ndarray, Run]:
+        """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run."""
+        lengths = np.array([len(prompt) for prompt in prompts])
+        run = Run(self, Cache(self._decoder.spec, len(prompts), int(lengths.max()) + new_tokens))
+        return run.feed(merge.pad_right(prompts), lengths), run
+
+
+class Run:
+    """One batch on its way: its cache and what is bound to it."""
+
+    def __init__(self, engine: Engine, cache: Cache) -> None:
+        self._engine, self._cache = engine, cache
+        self._binding = engine._decoder.binding()
+        self._binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
+        cache.bind(self._binding)
+
+    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Run `inputs_embeds` (batch, sequence, hidden), `lengths` (batch,) of it valid; logits (batch, vocab)."""
+        inputs = self._cache.extend(lengths)
+        inputs[contract.INPUTS_EMBEDS] = inputs_embeds
+        inputs[contract.LOGITS_INDICES] = lengths[:, None] - 1
+        for name, value in inputs.items():
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        self._binding.bind_output(contract.LOGITS)  # anew: the caller may still hold the logits before
+        self._engine._decoder.run_bound(self._binding)
+        return self._binding.get_outputs()[0].numpy()[:, 0]
+
+    def step(self, ids: np.ndarray) -> np.ndarray:
+        """Append one id a row (batch,); the logits (batch, vocab) after it."""
+        embeds = merge.embed(self._engine._table, ids[:, None], self._engine.manifest.embedding)
+        return self.feed(embeds, np.ones(len(ids), np.int64))
