@@ -57,38 +57,10 @@ def export_model(
             graphs = {name: trace.trace(stages.modules[name], spec) for name, spec in stages.graphs.items()}
         for name, graph in graphs.items():
             _complete(graph, name, stages, read)
-        embed_tokens = read.names[id(stages.embed_tokens)]
-        sizes = [sum(v.const_value.nbytes for v in graph.graph.initializers.values()) for graph in graphs.values()]
-        total = sum(sizes) + stages.embed_tokens.numel() * 4
-        done = 0
-
-        def count(size: int) -> None:
-            nonlocal done
-            done += size
-            tell("write", done, total)
-
-        for name, graph in graphs.items():
-            weights.save(graph, folder / f"{name}.onnx", count)
-        np.save(folder / contract.EMBED_TOKENS, read.read(embed_tokens))
-        count(stages.embed_tokens.numel() * 4)
+        _write(folder, graphs, stages, read, tell)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
         tell("seal", 0, 0)
-        manifest.Manifest(
-            format=manifest.FORMAT,
-            source={"checkpoint": source.folder.resolve().name, "model_type": source.config["model_type"]},
-            made_with={package: version(package) for package in MADE_WITH},
-            precision=dict.fromkeys((*contract.GRAPHS, "embed_tokens"), "fp32"),
-            graphs=dict(stages.graphs),
-            image=behaviour.image,
-            prompt=behaviour.prompt,
-            embedding=behaviour.embedding,
-            generation=_generation(source, behaviour.max_positions),
-            grounding=behaviour.grounding,
-            files={
-                path.name: manifest.File(path.stat().st_size, manifest.sha256(path))
-                for path in sorted(folder.iterdir())
-            },
-        ).save(folder)
+        _manifest(source, stages, behaviour, folder).save(folder)
     return target
 
 
@@ -107,6 +79,43 @@ def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) 
     optimize(graph)
     problems = spec.mismatches(_specs(graph.graph.inputs), _specs(graph.graph.outputs))
     assert not problems, f"{name} breaks its contract: {problems}"
+
+
+def _write(folder: Path, graphs: dict[str, ir.Model], stages: family.Stages, read: Weights, tell: Progress) -> None:
+    """Write graphs, their weights and the embedding table, telling the bytes as they go."""
+    table = stages.embed_tokens.numel() * 4
+    total = table + sum(map(weights.stored_bytes, graphs.values()))
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        tell("write", done, total)
+
+    for name, graph in graphs.items():
+        weights.save(graph, folder / f"{name}.onnx", count)
+    np.save(folder / contract.EMBED_TOKENS, read.read(read.names[id(stages.embed_tokens)]))
+    count(table)
+
+
+def _manifest(
+    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, folder: Path
+) -> manifest.Manifest:
+    """The manifest of the files that are in `folder`."""
+    files = {path.name: manifest.File(path.stat().st_size, manifest.sha256(path)) for path in sorted(folder.iterdir())}
+    return manifest.Manifest(
+        format=manifest.FORMAT,
+        source={"checkpoint": source.folder.resolve().name, "model_type": source.config["model_type"]},
+        made_with={package: version(package) for package in MADE_WITH},
+        precision=dict.fromkeys((*contract.GRAPHS, "embed_tokens"), "fp32"),
+        graphs=dict(stages.graphs),
+        image=behaviour.image,
+        prompt=behaviour.prompt,
+        embedding=behaviour.embedding,
+        generation=_generation(source, behaviour.max_positions),
+        grounding=behaviour.grounding,
+        files=files,
+    )
 
 
 def _specs(values: list[ir.Value]) -> list[contract.TensorSpec]:

@@ -10,6 +10,9 @@ import onnx_ir as ir
 
 Read = Callable[[str], np.ndarray]
 
+#: Initialisers of no more bytes than this stay in the .onnx file, where shape inference can see them.
+KEPT_IN_GRAPH = 1024
+
 
 def attach(model: ir.Model, read: Read) -> None:
     """Give every initialiser the value that `read` returns for its name, whenever that is asked for."""
@@ -44,6 +47,12 @@ def fold_transposes(model: ir.Model) -> int:
     return folded
 
 
+def stored_bytes(model: ir.Model) -> int:
+    """How many bytes of weights `save` writes beside the graph."""
+    sizes = (value.const_value.nbytes for value in model.graph.initializers.values())
+    return sum(size for size in sizes if size > KEPT_IN_GRAPH)
+
+
 def save(model: ir.Model, path: Path, progress: Callable[[int], None] | None = None) -> None:
     """Write `path` and, beside it, `<name>.data` with every weight, one at a time.
 
@@ -54,7 +63,7 @@ def save(model: ir.Model, path: Path, progress: Callable[[int], None] | None = N
         if progress is not None:
             progress(tensor.nbytes)
 
-    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=1024, callback=tell)
+    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=KEPT_IN_GRAPH, callback=tell)
 
 
 def _lazy(name: str, dtype: ir.DataType, shape: ir.Shape, read: Callable[[], np.ndarray]) -> ir.LazyTensor:

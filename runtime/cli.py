@@ -91,7 +91,7 @@ def generate(
     print(answer.text)
     if answer.boxes:
         messages.print(_box_table(answer.boxes))
-    messages.print(_times(answer.timings), style="dim")
+    messages.print(_times(answer.timings), style="dim", soft_wrap=True)
     if draw is not None:
         messages.print(f"wrote [bold]{_plain(draw)}[/]")
 

@@ -47,20 +47,23 @@ def draw(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     """A copy of the picture with each box outlined and labelled, one colour a label, legible on light and dark."""
     drawn = image.convert("RGB")
     pen = ImageDraw.Draw(drawn)
-    unit = max(1, round(min(image.size) / 160))
+    unit = max(1, round(min(image.size) / 130))
     font = ImageFont.load_default(size=max(11, 7 * unit))
     labels = list(dict.fromkeys(box.label for box in boxes))
     for box in boxes:
         colour = PALETTE[labels.index(box.label) % len(PALETTE)]
-        edges = (box.xmin, box.ymin, max(box.xmin, box.xmax - 1), max(box.ymin, box.ymax - 1))
-        # A white line on either side keeps the coloured one apart from any background.
-        pen.rectangle(
-            [edges[0] - unit, edges[1] - unit, edges[2] + unit, edges[3] + unit], outline="white", width=4 * unit
-        )
-        pen.rectangle(edges, outline=colour, width=2 * unit)
+        # Outside the box, so that what it holds stays visible; a white line keeps the colour apart from the background.
+        pen.rectangle(_around(box, 2 * unit, image.size), outline="white", width=unit)
+        pen.rectangle(_around(box, unit, image.size), outline=colour, width=unit + 1)
         if box.label:
             _tag(pen, box, colour, font, unit, image.size)
     return drawn
+
+
+def _around(box: Box, margin: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The pixels `margin` outside a box, within a picture of that size."""
+    left, top = max(0, box.xmin - margin), max(0, box.ymin - margin)
+    return left, top, max(left, min(size[0], box.xmax + margin) - 1), max(top, min(size[1], box.ymax + margin) - 1)
 
 
 def _tag(
@@ -74,8 +77,8 @@ def _tag(
     """The label above the box's corner, or below it where there is no room."""
     left, top, right, bottom = pen.textbbox((0, 0), box.label, font=font)
     width, height = right - left + 4 * unit, bottom - top + 4 * unit
-    x = min(max(0, box.xmin - unit), max(0, size[0] - width))
-    y = box.ymin - unit - height
+    x = min(max(0, box.xmin - 2 * unit), max(0, size[0] - width))
+    y = box.ymin - 2 * unit - height
     if y < 0:
         y = min(box.ymin + 3 * unit, max(0, size[1] - height))
     pen.rectangle((x, y, x + width, y + height), fill=colour, outline="white", width=unit)
