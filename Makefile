@@ -1,0 +1,29 @@
+# make demo: a picture in, boxes out.   make test: every test.   Both make $(VENV) and install what they need.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test clean
+
+demo: $(VENV)/demo-installed
+	$(BIN)/onnx-vlm export tests/checkpoints/paligemma2 demo/bundle --overwrite
+	$(BIN)/onnx-vlm generate demo/bundle "detect red circle" --image docs/shapes.png --draw demo/boxes.png
+	$(BIN)/onnx-vlm generate demo/bundle "caption" --image docs/shapes.png
+	@echo "Now look at demo/boxes.png"
+
+test: $(VENV)/test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+$(VENV)/demo-installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,export]'
+	@touch $@
+
+$(VENV)/test-installed: $(VENV)/demo-installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,export,test]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo build *.egg-info

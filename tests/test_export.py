@@ -1,0 +1,156 @@
+"""What an export refuses and leaves behind, and the layouts of checkpoints it reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import CHECKPOINT, run_command
+from onnx_vlm.export import export_model
+from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
+from safetensors.torch import load_file, save_file
+
+TENSORS = "model.safetensors"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the trained checkpoint that a test may change."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("*.py", "*.md")))
+
+
+def same_bundle(a: Path, b: Path) -> bool:
+    """Whether two bundles hold the same graphs, weights and tokenizer."""
+    return manifest.load(a).files == manifest.load(b).files
+
+
+def rename_tensors(checkpoint: Path, rename: Callable[[str], str]) -> None:
+    tensors = load_file(checkpoint / TENSORS)
+    save_file({rename(name): tensor for name, tensor in tensors.items()}, checkpoint / TENSORS, {"format": "pt"})
+
+
+def test_a_bundle_is_what_the_manifest_says(bundle: Path):
+    made = manifest.load(bundle)
+    assert set(made.graphs) == set(contract.GRAPHS)
+    assert set(made.files) == {path.name for path in bundle.iterdir()} - {manifest.FILE_NAME}
+    assert all(manifest.sha256(bundle / name) == file.sha256 for name, file in made.files.items())
+    assert made.source == {"checkpoint": "paligemma2", "model_type": "paligemma"}
+    layers = [name for name in (spec.name for spec in made.graphs["decoder"].inputs) if name.endswith(".key")]
+    assert layers == [f"past_key_values.{layer}.key" for layer in range(4)]
+    assert np.load(bundle / contract.EMBED_TOKENS, mmap_mode="r").dtype == np.float32
+
+
+def test_no_path_or_source_line_of_the_exporting_machine_is_in_a_graph(bundle: Path):
+    for path in bundle.glob("*.onnx"):
+        assert b".py" not in path.read_bytes()
+
+
+def test_progress_is_told_in_bytes(tmp_path: Path):
+    told: list[tuple[str, int, int]] = []
+    output = export_model(CHECKPOINT, tmp_path / "bundle", progress=lambda *step: told.append(step))
+    written = [(done, total) for step, done, total in told if step == "write"]
+    assert told[0][0] == "trace"
+    assert written == sorted(written)
+    assert written[-1][0] == written[-1][1]
+    data = sum(path.stat().st_size for path in output.iterdir() if path.suffix in (".data", ".npy"))
+    assert written[-1][1] == pytest.approx(data, rel=0.02)
+
+
+def test_older_key_layouts_and_preprocessor_files_give_the_same_bundle(checkpoint: Path, bundle: Path, tmp_path: Path):
+    settings = json.loads((checkpoint / "processor_config.json").read_text())
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps(settings["image_processor"]))
+    (checkpoint / "processor_config.json").unlink()
+    rename_tensors(checkpoint, lambda name: name.replace("vision_tower.", "vision_tower.vision_model."))
+    assert same_bundle(export_model(checkpoint, tmp_path / "old"), bundle)
+
+
+def test_newer_key_layouts_and_shards_give_the_same_bundle(checkpoint: Path, bundle: Path, tmp_path: Path):
+    def newer(name: str) -> str:
+        return "model." + name.replace("language_model.model.", "language_model.")
+
+    rename_tensors(checkpoint, newer)
+    tensors = load_file(checkpoint / TENSORS)
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, some in shards.items():
+        save_file({name: tensors[name] for name in some}, checkpoint / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, some in shards.items() for name in some}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    (checkpoint / TENSORS).unlink()
+    assert same_bundle(export_model(checkpoint, tmp_path / "new"), bundle)
+
+
+def test_an_existing_folder_is_kept(tmp_path: Path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(ExportError, match="exists"):
+            export_model(CHECKPOINT, folder, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (folder / "thesis.txt").read_text() == "precious"
+
+
+def test_a_bundle_is_replaced_only_by_a_complete_one(checkpoint: Path, bundle: Path, tmp_path: Path):
+    old = Path(shutil.copytree(bundle, tmp_path / "here" / "old"))
+    (old / "mark").write_text("old")
+    with pytest.raises(ExportError, match="--overwrite"):
+        export_model(checkpoint, old)
+    (checkpoint / TENSORS).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError):
+        export_model(checkpoint, old, overwrite=True)
+    assert (old / "mark").exists()
+    export_model(CHECKPOINT, old, overwrite=True)
+    assert not (old / "mark").exists()
+    assert [path.name for path in old.parent.iterdir()] == ["old"]
+
+
+def test_every_misfit_is_named_at_once(checkpoint: Path, tmp_path: Path):
+    tensors = load_file(checkpoint / TENSORS)
+    del tensors["vision_tower.post_layernorm.bias"]
+    tensors["multi_modal_projector.linear.weight"] = torch.zeros(3, 5)
+    tensors["language_model.model.layers.9.mlp.up_proj.weight"] = torch.zeros(2)
+    save_file(tensors, checkpoint / TENSORS, {"format": "pt"})
+    with pytest.raises(CheckpointError) as caught:
+        export_model(checkpoint, tmp_path / "bundle")
+    for said in (
+        "model.vision_tower.post_layernorm.bias: missing",
+        "multi_modal_projector.linear.weight: shape (3, 5), the config asks for (128, 128)",
+        "language_model.model.layers.9.mlp.up_proj.weight: the config has no place for it",
+    ):
+        assert said in str(caught.value)
+    assert not list(tmp_path.glob("*bundle*"))
+
+
+def edit_config(checkpoint: Path, **changes: object) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (lambda folder: edit_config(folder, model_type="llava"), "'llava' is not supported; supported: paligemma"),
+        (lambda folder: (folder / TENSORS).unlink(), "only safetensors"),
+        (lambda folder: (folder / TENSORS).write_bytes(b"no tensors"), TENSORS),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json"),
+        (lambda folder: edit_config(folder, image_token_index=7), "<image>"),
+        (lambda folder: edit_config(folder, text_config={"model_type": "gemma2", "hidden_size": -1}), "config.json"),
+        (shutil.rmtree, "no config.json"),
+    ],
+)
+def test_the_command_refuses_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path, damage: Callable, said: str):
+    damage(checkpoint)
+    done = run_command("export", checkpoint, tmp_path / "bundle")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*bundle*"))

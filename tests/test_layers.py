@@ -1,0 +1,65 @@
+"""Who may import what, what is public, and what the packaging must not forget."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import onnx_vlm.export
+import onnx_vlm.graphs
+import onnx_vlm.runtime
+import pytest
+from helpers import REPOSITORY
+
+ROOMS = ("graphs", "export", "runtime")
+HEAVY = ("torch", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir")
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((REPOSITORY / room).rglob("*.py"))
+
+
+def test_public_names():
+    assert onnx_vlm.runtime.__all__ == [
+        "VLM", "Box", "BundleError", "Generation", "GenerationError", "InputError", "ProviderError", "VLMError", "draw",
+        "load",
+    ]  # fmt: skip
+    assert onnx_vlm.export.__all__ == ["export_model", "register"]
+    for module in (onnx_vlm.graphs, onnx_vlm.export, onnx_vlm.runtime):
+        assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize("module", ["onnx_vlm.runtime", "onnx_vlm.runtime.cli", "onnx_vlm.graphs"])
+def test_runtime_and_contract_import_nothing_heavy(module: str):
+    code = f"""
+import sys
+for name in {(*HEAVY, "onnx_vlm.export")!r}: sys.modules[name] = None
+import {module}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("room", ["runtime", "graphs"])
+def test_no_source_of_runtime_or_contract_names_what_it_may_not_import(room: str):
+    allowed = {"tidy.py", "weights.py"}  # the graph transforms
+    for path in sources(room):
+        found = re.findall(rf"^\s*(?:import|from) ({'|'.join(HEAVY)})\b", path.read_text(), re.MULTILINE)
+        assert not found or (room == "graphs" and path.name in allowed and set(found) == {"onnx_ir"}), path
+
+
+def test_the_runtime_knows_no_family():
+    families = re.compile("paligemma|gemma|perception.?lm|kosmos|siglip|llama", re.IGNORECASE)
+    for path in (*sources("runtime"), *sources("graphs")):
+        assert not families.search(path.read_text()), path
+
+
+def test_every_folder_with_code_is_packaged():
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert sorted(settings["packages"]) == sorted(f"onnx_vlm.{room}" for room in ROOMS)
+    assert settings["package-dir"] == {f"onnx_vlm.{room}": room for room in ROOMS}
+    for room in ROOMS:
+        assert (REPOSITORY / room / "py.typed").exists()
+        assert {path.parent for path in sources(room)} == {REPOSITORY / room}, "a folder within is not packaged"

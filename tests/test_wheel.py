@@ -1,0 +1,70 @@
+"""The built wheel in a fresh environment that has the runtime's dependencies and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import shapes
+from helpers import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the wheel and its extra `cpu`."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--outdir", str(folder), str(REPOSITORY)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    constraints = REPOSITORY / "constraints.txt"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", constraints, f"{wheel}[cpu]"]
+    subprocess.run(install, check=True, capture_output=True)
+    return python
+
+
+def run(python: Path, *arguments: object, folder: Path) -> str:
+    """What a command prints, run away from the checkout and its environment."""
+    clean = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    command = [str(argument) for argument in (python, *arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=clean, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_bundle_answers_there(environment: Path, bundle: Path, tmp_path: Path):
+    scene = shapes.scene(shapes.HELD_OUT)
+    shapes.draw(scene).save(tmp_path / "shapes.png")
+    name = scene.things[0].name
+    printed = run(
+        environment.with_name("onnx-vlm"), "generate", bundle, f"detect {name}", "--image", "shapes.png", "--json",
+        "--draw", "boxes.png", folder=tmp_path,
+    )  # fmt: skip
+    assert json.loads(printed)["boxes"][0]["label"] == name
+    assert (tmp_path / "boxes.png").exists()
+
+
+def test_it_is_small_and_starts_at_once(environment: Path, tmp_path: Path):
+    """Prints the size of the environment and the time of the import, which have goals and no limits here."""
+    installed = run(environment, "-m", "pip", "list", "--format=freeze", folder=tmp_path).lower()
+    assert not any(f"\n{name}==" in installed for name in ("torch", "transformers", "onnx", "safetensors"))
+    files = [path for path in environment.parents[1].rglob("*") if path.is_file() and not path.is_symlink()]
+    size = sum(path.stat().st_blocks * 512 for path in files)
+    code = "import time; t = time.perf_counter(); import onnx_vlm.runtime; print(time.perf_counter() - t)"
+    seconds = sorted(float(run(environment, "-c", code, folder=tmp_path)) for _ in range(5))
+    print(f"environment {size / 1e6:.0f} MB (goal 250), import onnx_vlm.runtime {seconds[2]:.3f} s (goal 0.25)")
+    assert "runtime" in run(environment, "-c", "import onnx_vlm.runtime as r; print(r.__name__)", folder=tmp_path)
+
+
+def test_exporting_there_says_what_to_install(environment: Path, tmp_path: Path):
+    command = [environment.with_name("onnx-vlm"), "export", tmp_path, tmp_path / "bundle"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "pip install 'onnx-vlm[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
