@@ -158,7 +158,7 @@ def _written_aside(target: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         yield folder
         if target.exists():
-            old = folder.with_suffix(".old")
+            old = folder.with_name(f"{folder.name}.old")
             target.rename(old)
             folder.rename(target)
             shutil.rmtree(old)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from ..graphs import contract
+from ..graphs import CheckpointError, contract
 from .attention import CachedAttention, replaced
 
 Array = np.ndarray
@@ -32,6 +32,8 @@ class Decoder(torch.nn.Module):
         self.causal = causal
         self.first_position = first_position
         self.window: int | None = getattr(causal_lm.config, "sliding_window", None)
+        if causal and self.window is not None:
+            raise CheckpointError(f"a sliding window ({self.window}) with causal attention is not supported")
         self.head_dim: int = causal_lm.model.layers[0].self_attn.head_dim
         rotary = torch.empty(causal_lm.config.max_position_embeddings, self.head_dim // 2)
         self.register_buffer("cos_cache", rotary)
@@ -93,7 +95,7 @@ def window_bias(
     """What is added to the scores of a sliding layer, (batch, 1, sequence, total): 0 or the least float.
 
     A prefill sees all of itself, as transformers' mask for a bidirectional prefix does (its block of tokens is joined
-    to the window); a decoded token sees the last `window` keys. `window_bias` serves such prefixes only.
+    to the window); a decoded token sees the last `window` keys.
     """
     sequence = inputs_embeds.shape[1]
     keys = torch.arange(total.item()).unsqueeze(0)

@@ -1,7 +1,8 @@
 """PaliGemma and PaliGemma 2: SigLIP tower, linear projector, Gemma or Gemma 2 with a bidirectional prefix.
 
 Parity notes. Positions count from 1. The prefix (pictures, prompt) sees itself whole, also through Gemma 2's sliding
-layers. Token embeddings are scaled by sqrt(hidden), image embeddings are not.
+layers and whatever the text config says of bidirectional attention: transformers makes that mask from the token types.
+Token embeddings are scaled by sqrt(hidden), image embeddings are not.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def build(config: dict[str, Any]) -> Stages:
     model.tie_weights()
     causal_lm = AutoModelForCausalLM.from_config(text)
     causal_lm.model, causal_lm.lm_head = model.model.language_model, model.lm_head
-    decoder = Decoder(causal_lm, causal=not text.use_bidirectional_attention, first_position=1)
+    decoder = Decoder(causal_lm, causal=False, first_position=1)
     patches = (vision.image_size // vision.patch_size) ** 2
     return Stages(
         model=model,
