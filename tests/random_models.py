@@ -30,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "2: strong soft-capping": {"image_size": 42, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "2: head of its own": {"image_size": 28, "tied": False, "vocab": 1531},
     "2: odd vocabulary": {"image_size": 28, "vocab": 1777, "query_pre_attn_scalar": 100},
+    "2: flag that no mask reads": {"image_size": 28, "use_bidirectional_attention": False},
     "1: one key head": {"text": GemmaConfig, "image_size": 42, "kv_heads": 1},
     "1: groups": {"text": GemmaConfig, "image_size": 28, "heads": 6, "hidden": 48, "head_dim": 32, "layers": 3},
     "1: head of its own": {"text": GemmaConfig, "image_size": 56, "tied": False, "vocab": 1531},
