@@ -22,15 +22,15 @@ NAME = "onnx_vlm"
 class CachedAttention:
     """What a decoder's layers need besides query, key and value; handed through transformers as a keyword.
 
-    `past[layer]` is the layer's key and value buffer, (batch, kv_heads, capacity, head_dim). `cos_cache` and
-    `sin_cache`, (positions, head_dim / 2), have the operator rotate query and key by their place in the buffer.
+    `past[layer]` is the layer's key and value buffer, (batch, kv_heads, capacity, head_dim). With `cos_cache` and
+    `sin_cache`, (positions, head_dim / 2), the operator rotates query and key by their place in the buffer.
     """
 
     past: list[tuple[torch.Tensor, torch.Tensor]]
     sequence_lengths: torch.Tensor
     total_sequence_length: torch.Tensor
-    cos_cache: torch.Tensor
-    sin_cache: torch.Tensor
+    cos_cache: torch.Tensor | None
+    sin_cache: torch.Tensor | None
     causal: bool
 
 
@@ -58,7 +58,8 @@ def attention(
         operator = "GroupQueryAttention"
         inputs += [*cached.past[module.layer_idx], cached.sequence_lengths, cached.total_sequence_length]
         inputs += [cached.cos_cache, cached.sin_cache, None, attention_mask]
-        attributes |= {"kv_num_heads": key.shape[1], "do_rotary": 1, "causal": int(cached.causal)}
+        attributes |= {"kv_num_heads": key.shape[1], "causal": int(cached.causal)}
+        attributes |= {"do_rotary": 1} if cached.cos_cache is not None else {}
         attributes |= {"softcap": float(softcap)} if softcap else {}
     mixed = torch.onnx.ops.symbolic(
         f"com.microsoft::{operator}", inputs, attributes, dtype=query.dtype, shape=inputs[0].shape, version=1

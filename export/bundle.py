@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -48,17 +47,19 @@ def export_model(
     _check_target(target, overwrite)
     source = Checkpoint(checkpoint)
     chosen = family.find(source.config.get("model_type"))
-    behaviour = chosen.behaviour(source.config, _image_processor(source), source.tokenizer())
+    behaviour = chosen.behaviour(source)
     with _written_aside(target) as folder:
         tell("trace", 0, 0)
         with trace.fake_weights():
-            stages = chosen.build(source.config)
+            stages = chosen.build(source)
             read = Weights(source, stages.model)
             graphs = {name: trace.trace(stages.modules[name], spec) for name, spec in stages.graphs.items()}
         for name, graph in graphs.items():
             _complete(graph, name, stages, read)
         _write(folder, graphs, stages, read, tell)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
+        if isinstance(behaviour.prompt, manifest.Chat):
+            (folder / contract.CHAT_TEMPLATE).write_text(source.chat_template(), encoding="utf-8")
         tell("seal", 0, 0)
         _manifest(source, stages, behaviour, folder).save(folder)
     return target
@@ -110,9 +111,10 @@ def _manifest(
         precision=dict.fromkeys((*contract.GRAPHS, "embed_tokens"), "fp32"),
         graphs=dict(stages.graphs),
         image=behaviour.image,
+        video=behaviour.video,
         prompt=behaviour.prompt,
         embedding=behaviour.embedding,
-        generation=_generation(source, behaviour.max_positions),
+        generation=_generation(source, behaviour),
         grounding=behaviour.grounding,
         files=files,
     )
@@ -125,18 +127,13 @@ def _specs(values: list[ir.Value]) -> list[contract.TensorSpec]:
     ]
 
 
-def _image_processor(source: Checkpoint) -> dict[str, Any]:
-    """Settings of the image processor, from the one file of newer checkpoints or the separate one of older ones."""
-    return source.json("processor_config.json").get("image_processor") or source.json("preprocessor_config.json")
-
-
-def _generation(source: Checkpoint, max_positions: int) -> manifest.Generation:
-    settings = source.config | source.config.get("text_config", {}) | source.json("generation_config.json")
-    end = settings.get("eos_token_id", 1)
+def _generation(source: Checkpoint, behaviour: family.Behaviour) -> manifest.Generation:
+    settings = source.json("generation_config.json")
+    end = settings.get("eos_token_id", behaviour.eos_token_id)
     return manifest.Generation(
-        eos_token_ids=tuple(end) if isinstance(end, list) else (end,),
+        eos_token_ids=tuple(end) if isinstance(end, list) else (end,) if end is not None else (),
         max_new_tokens=settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
-        max_positions=max_positions,
+        max_positions=behaviour.max_positions,
     )
 
 

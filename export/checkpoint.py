@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +49,28 @@ class Checkpoint:
                     raise CheckpointError(f"{path} is not JSON: {error}") from None
         return {}
 
+    def processor(self, kind: str) -> dict[str, Any]:
+        """Settings of the "image" or "video" processor: a part of the one file of newer checkpoints, or a file of its
+        own in older ones."""
+        old = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}[kind]
+        return self.json("processor_config.json").get(f"{kind}_processor") or self.json(old)
+
+    def special_tokens(self) -> dict[str, str]:
+        """The texts of the special tokens that tokenizer_config.json names, such as `bos_token`."""
+        settings = self.json("special_tokens_map.json") | self.json("tokenizer_config.json")
+        tokens = {name: value for name, value in settings.items() if name.endswith("_token")}
+        tokens = {name: value["content"] if isinstance(value, dict) else value for name, value in tokens.items()}
+        return {name: value for name, value in tokens.items() if isinstance(value, str)}
+
+    def chat_template(self) -> str | None:
+        """The chat template, from whichever file holds it."""
+        path = self.folder / contract.CHAT_TEMPLATE
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        files = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
+        return next((found for name in files if (found := self.json(name).get("chat_template"))), None)
+
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of tokenizer.json."""
         path = self.folder / contract.TOKENIZER
@@ -59,6 +82,12 @@ class Checkpoint:
             return Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{path} does not load: {error}") from None
+
+    def expect_token(self, token: str, token_id: int) -> None:
+        """Raise a CheckpointError if the tokenizer has another id for a token than config.json."""
+        found = self.tokenizer.token_to_id(token)
+        if found != token_id:
+            raise CheckpointError(f"{contract.TOKENIZER} has {token} as {found}, config.json as {token_id}")
 
     def _files(self) -> list[Path]:
         index = self.json(INDEX)

@@ -4,51 +4,43 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from transformers.utils import ModelOutput
 
 from ..graphs import CheckpointError, contract
 from .attention import CachedAttention, replaced
 
 Array = np.ndarray
+LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 class Decoder(torch.nn.Module):
     """Prefill and decode by `causal_lm`, whose attention must be `attention.NAME`.
 
     Args:
-        causal_lm: a transformers `...ForCausalLM` with rotary embeddings.
+        causal_lm: a transformers `...ForCausalLM`.
         causal: whether a token sees only what stands before it. If not, the tokens of a prefill see each other, and a
             decoded token sees all before it.
-        first_position: the rotary position of the first token.
     """
 
-    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, first_position: int) -> None:
+    cos_cache: torch.Tensor | None
+    sin_cache: torch.Tensor | None
+
+    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool) -> None:
         super().__init__()
         self.causal_lm = causal_lm
         self.causal = causal
-        self.first_position = first_position
-        self.window: int | None = getattr(causal_lm.config, "sliding_window", None)
-        if causal and self.window is not None:
-            raise CheckpointError(f"a sliding window ({self.window}) with causal attention is not supported")
-        self.head_dim: int = causal_lm.model.layers[0].self_attn.head_dim
-        rotary = torch.empty(causal_lm.config.max_position_embeddings, self.head_dim // 2)
-        self.register_buffer("cos_cache", rotary)
-        self.register_buffer("sin_cache", rotary.clone())
+        self.register_buffer("cos_cache", None)
+        self.register_buffer("sin_cache", None)
 
     def constants(self) -> dict[str, Array]:
-        """The rotary tables as the model computes them, row 0 being `first_position`."""
-        config = self.causal_lm.config
-        with unset_fake_temporarily(), torch.inference_mode():
-            positions = torch.arange(config.max_position_embeddings)[None] + self.first_position
-            tables = type(self.causal_lm.model.rotary_emb)(config)(torch.zeros(1), positions)
-            return {
-                name: np.ascontiguousarray(table[0, :, : self.head_dim // 2].numpy())
-                for name, table in zip(("cos_cache", "sin_cache"), tables)
-            }
+        """Values of the buffers that are computed and in no checkpoint."""
+        return {}
 
     def forward(
         self,
@@ -62,24 +54,60 @@ class Decoder(torch.nn.Module):
             list(zip(past[::2], past[1::2])),
             sequence_lengths, total_sequence_length, self.cos_cache, self.sin_cache, self.causal,
         )  # fmt: skip
+        with replaced(sys.modules[type(self.causal_lm).__module__], slice_logits_to_keep=pick_rows):
+            return self.run(inputs_embeds, cached, logits_to_keep=logits_indices, use_cache=False).logits
+
+    def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
+        """Call `causal_lm` so that its layers get `cached` and it makes no mask or position of its own."""
+        raise NotImplementedError
+
+
+class RotaryDecoder(Decoder):
+    """A decoder with rotary embeddings, which the attention operator applies.
+
+    Args:
+        first_position: the rotary position of the first token.
+    """
+
+    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, first_position: int) -> None:
+        super().__init__(causal_lm, causal=causal)
+        config = causal_lm.config
+        self.first_position = first_position
+        self.window: int | None = getattr(config, "sliding_window", None)
+        if causal and self.window is not None:
+            raise CheckpointError(f"a sliding window ({self.window}) with causal attention is not supported")
+        rope = causal_lm.model.rotary_emb.rope_type
+        if rope in LENGTH_DEPENDENT:
+            raise CheckpointError(f"rope_type {rope!r} is not supported: its angles depend on the prompt's length")
+        self.head_dim: int = causal_lm.model.layers[0].self_attn.head_dim
+        rotary = torch.empty(config.max_position_embeddings, self.head_dim // 2)
+        self.cos_cache, self.sin_cache = rotary, rotary.clone()
+
+    def constants(self) -> dict[str, Array]:
+        """The rotary tables as the model computes them, row 0 being `first_position`."""
+        config = self.causal_lm.config
+        with unset_fake_temporarily(), torch.inference_mode():
+            positions = torch.arange(config.max_position_embeddings)[None] + self.first_position
+            tables = type(self.causal_lm.model.rotary_emb)(config)(torch.zeros(1), positions)
+            return {
+                name: np.ascontiguousarray(table[0, :, : self.head_dim // 2].numpy())
+                for name, table in zip(("cos_cache", "sin_cache"), tables)
+            }
+
+    def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
         masks = None
         if self.window is not None:
-            bias = window_bias(inputs_embeds, sequence_lengths, total_sequence_length, self.window)
+            bias = window_bias(inputs_embeds, cached.sequence_lengths, cached.total_sequence_length, self.window)
             masks = {"full_attention": None, "sliding_attention": bias}
-        # The operator rotates query and key itself, and only the wanted rows go through the LM head.
-        with replaced(
-            sys.modules[type(self.causal_lm).__module__],
-            apply_rotary_pos_emb=lambda query, key, *_, **__: (query, key),
-            slice_logits_to_keep=pick_rows,
-        ):
+        module = sys.modules[type(self.causal_lm).__module__]
+        with replaced(module, apply_rotary_pos_emb=lambda query, key, *_, **__: (query, key)):
             return self.causal_lm(
                 inputs_embeds=inputs_embeds,
                 attention_mask=masks,
-                position_ids=logits_indices[:, :1] * 0,
-                use_cache=False,
-                logits_to_keep=logits_indices,
+                position_ids=torch.zeros_like(inputs_embeds[:, :1, 0], dtype=torch.int64),
                 cached=cached,
-            ).logits
+                **options,
+            )
 
 
 def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from ..graphs import CheckpointError, GraphSpec, manifest
+from .checkpoint import Checkpoint
 
 #: model_type in config.json -> the module that exports it, imported when it is needed
-_MODULES: dict[str, str | ModuleType] = {"paligemma": "onnx_vlm.export.paligemma"}
+_MODULES: dict[str, str | ModuleType] = {
+    "kosmos-2": "onnx_vlm.export.kosmos2",
+    "paligemma": "onnx_vlm.export.paligemma",
+    "perception_lm": "onnx_vlm.export.perception_lm",
+}
 
 
 @dataclass(frozen=True)
@@ -36,23 +40,28 @@ class Stages:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The parts of a manifest that a family decides."""
+    """The parts of a manifest that a family decides.
 
-    image: manifest.Resize
-    prompt: manifest.Prompt
+    `eos_token_id` ends an answer where generation_config.json does not say what does.
+    """
+
+    image: manifest.Resize | manifest.Tiles
+    prompt: manifest.Plain | manifest.Chat
     embedding: manifest.Embedding
     max_positions: int
-    grounding: manifest.LocationTokens | None
+    eos_token_id: int | list[int] | None
+    video: manifest.Video | None = None
+    grounding: manifest.LocationTokens | manifest.PatchTokens | None = None
 
 
 class Family(Protocol):
     """A module (or object) with these functions."""
 
-    def build(self, config: dict[str, Any]) -> Stages:
-        """Build the model of a config.json; called within `trace.fake_weights()`."""
+    def build(self, checkpoint: Checkpoint) -> Stages:
+        """Build the model of a checkpoint's configuration; called within `trace.fake_weights()`."""
 
-    def behaviour(self, config: dict[str, Any], processor: dict[str, Any], tokenizer: Tokenizer) -> Behaviour:
-        """Read the configuration files of a checkpoint; raises CheckpointError for what cannot be served."""
+    def behaviour(self, checkpoint: Checkpoint) -> Behaviour:
+        """Read a checkpoint's configuration files; raises CheckpointError for what cannot be served."""
 
 
 def register(model_type: str, family: Any) -> None:

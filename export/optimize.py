@@ -7,6 +7,7 @@ import onnxscript.optimizer
 from onnxscript.rewriter import onnx_fusions
 
 from ..graphs import tidy, weights
+from .trace import quiet
 
 #: Weights are larger than this and stay on disk; shapes, scales and norms are smaller and may be computed with. Bytes.
 FOLDED_AT_MOST = 1 << 16
@@ -15,8 +16,9 @@ FOLDED_AT_MOST = 1 << 16
 def optimize(model: ir.Model) -> None:
     """Simplify a traced graph in place. Only small initialisers are read."""
     weights.fold_transposes(model)
-    onnxscript.optimizer.optimize(model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST)
-    onnx_fusions.fuse(model)
-    tidy.drop_reshape_round_trips(model)
-    onnxscript.optimizer.optimize(model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST)
+    with quiet("onnxscript"):
+        onnxscript.optimizer.optimize(model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST)
+        onnx_fusions.fuse(model)
+        tidy.drop_reshape_round_trips(model)
+        onnxscript.optimizer.optimize(model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST)
     tidy.drop_metadata(model)

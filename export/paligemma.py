@@ -7,20 +7,19 @@ Token embeddings are scaled by sqrt(hidden), image embeddings are not.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from ..graphs import CheckpointError, contract, manifest
-from . import attention
-from .checkpoint import parse
-from .decoder import Decoder
+from . import attention, processing
+from .checkpoint import Checkpoint, parse
+from .decoder import RotaryDecoder
 from .family import Behaviour, Stages
 
-LOCATIONS = manifest.LocationTokens("<loc{:04d}>", 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
+LOCATIONS = manifest.LocationTokens(
+    "locations", "<loc{:04d}>", "<seg{:03d}>", 1024, ("ymin", "xmin", "ymax", "xmax"), ";"
+)
 IMAGE_TOKEN = "<image>"
 
 
@@ -33,15 +32,15 @@ class VisionEncoder(torch.nn.Module):
         return self.tower(pixel_values).last_hidden_state
 
 
-def build(config: dict[str, Any]) -> Stages:
-    parsed = parse(PaliGemmaConfig, config)
+def build(checkpoint: Checkpoint) -> Stages:
+    parsed = parse(PaliGemmaConfig, checkpoint.config)
     parsed._attn_implementation = attention.NAME
     text, vision = parsed.text_config, parsed.vision_config
     model = PaliGemmaForConditionalGeneration(parsed)
     model.tie_weights()
     causal_lm = AutoModelForCausalLM.from_config(text)
     causal_lm.model, causal_lm.lm_head = model.model.language_model, model.lm_head
-    decoder = Decoder(causal_lm, causal=False, first_position=1)
+    decoder = RotaryDecoder(causal_lm, causal=False, first_position=1)
     patches = (vision.image_size // vision.patch_size) ** 2
     return Stages(
         model=model,
@@ -67,32 +66,33 @@ def build(config: dict[str, Any]) -> Stages:
     )
 
 
-def behaviour(config: dict[str, Any], processor: dict[str, Any], tokenizer: Tokenizer) -> Behaviour:
-    parsed = parse(PaliGemmaConfig, config)
-    text, vision = parsed.text_config, parsed.vision_config
-    image_token_id = tokenizer.token_to_id(IMAGE_TOKEN)
-    if image_token_id != parsed.image_token_id:
+def behaviour(checkpoint: Checkpoint) -> Behaviour:
+    parsed = parse(PaliGemmaConfig, checkpoint.config)
+    text, side = parsed.text_config, parsed.vision_config.image_size
+    image = processing.resize(checkpoint.processor("image"), default=side)
+    if (image.height, image.width) != (side, side):
         raise CheckpointError(
-            f"tokenizer.json has {IMAGE_TOKEN} as {image_token_id}, config.json as {parsed.image_token_id}"
+            f"the image processor resizes to {image.height} x {image.width}, config.json has an image_size of {side}"
         )
+    checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
     return Behaviour(
-        image=manifest.Resize(
-            height=vision.image_size,
-            width=vision.image_size,
-            resample=("nearest", "lanczos", "bilinear", "bicubic")[processor.get("resample", 3)],
-            rescale_factor=processor.get("rescale_factor", 1 / 255),
-            mean=tuple(processor.get("image_mean", (0.5,) * 3)),
-            std=tuple(processor.get("image_std", (0.5,) * 3)),
-        ),
-        prompt=manifest.Prompt(
+        image=image,
+        prompt=manifest.Plain(
+            kind="plain",
+            start="",
+            image_start="",
             image=IMAGE_TOKEN,
-            image_token_id=image_token_id,
-            image_tokens=(vision.image_size // vision.patch_size) ** 2,
+            image_token_id=parsed.image_token_id,
+            image_end="",
             before="<bos>",
             after="\n",
-            needs_image=True,
+            strip=False,
+            clean_up_spaces=False,
+            min_images=1,
+            max_images=None,
         ),
         embedding=manifest.Embedding(scale=float(np.float32(text.hidden_size**0.5))),
         max_positions=text.max_position_embeddings,
-        grounding=LOCATIONS if tokenizer.token_to_id(LOCATIONS.token.format(0)) is not None else None,
+        eos_token_id=text.eos_token_id,
+        grounding=LOCATIONS if checkpoint.tokenizer.token_to_id(LOCATIONS.token.format(0)) is not None else None,
     )

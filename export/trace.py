@@ -50,7 +50,7 @@ def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
     shapes = tuple(
         {axis: dims[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in spec.inputs
     )
-    with _quiet():
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             _Positional(module).eval(), inputs, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
             dynamic_shapes=(shapes,),
@@ -66,9 +66,9 @@ def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on names of axes and on absent packages from the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(package: str) -> Iterator[None]:
+    """Keep a package's remarks on how it gets along from the user's terminal."""
+    logger = logging.getLogger(package)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 Shape = tuple[int | str, ...]
 
 VISION_ENCODER, PROJECTOR, DECODER = GRAPHS = ("vision_encoder", "projector", "decoder")
-EMBED_TOKENS, TOKENIZER = "embed_tokens.npy", "tokenizer.json"
+EMBED_TOKENS, TOKENIZER, CHAT_TEMPLATE = "embed_tokens.npy", "tokenizer.json", "chat_template.jinja"
 
 PIXEL_VALUES = "pixel_values"
 VISION_FEATURES = "vision_features"

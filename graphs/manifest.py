@@ -17,16 +17,14 @@ from . import contract
 from .contract import GraphSpec
 from .errors import BundleError
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Resize:
-    """A picture becomes one tile: RGB, resized to `height` x `width` whatever its shape, scaled, normalised."""
+class Pixels:
+    """How a picture is resized, and how its grey levels become numbers: (level * rescale_factor - mean) / std."""
 
-    height: int
-    width: int
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     rescale_factor: float
     mean: tuple[float, float, float]
@@ -34,18 +32,72 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """The text that is tokenised: `image` once for each of a picture's `image_tokens`, `before`, the prompt, `after`.
+class Resize:
+    """A picture becomes one tile: RGB, resized to `height` x `width` whatever its shape."""
 
-    `image_token_id` is the id that `image` has; image embeddings take the places where it stands.
+    kind: Literal["resize"]
+    height: int
+    width: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A picture becomes a thumbnail of one tile, then the `size` x `size` tiles of a canvas that suits its shape, row
+    by row; a canvas has at most `max_tiles`."""
+
+    kind: Literal["tiles"]
+    size: int
+    max_tiles: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Video:
+    """`frames` of a video, evenly sampled, or all of a shorter one; each becomes one tile."""
+
+    frames: int
+    tile: Resize
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The ids of a prompt: those of `start`; for each picture `image_start`, the placeholders, `image_end`; then those
+    of `before` (if there are pictures or not), the prompt, `after`.
+
+    A placeholder is `image`, with the id `image_token_id`, for each image embedding of the picture. White space around
+    the prompt goes if `strip`. A prompt has `min_images` to `max_images` pictures, any number if that is null. With
+    `clean_up_spaces` an answer loses the spaces before punctuation and contractions.
     """
 
+    kind: Literal["plain"]
+    start: str
+    image_start: str
     image: str
     image_token_id: int
-    image_tokens: int
+    image_end: str
     before: str
     after: str
-    needs_image: bool
+    strip: bool
+    clean_up_spaces: bool
+    min_images: int
+    max_images: int | None
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The ids of a conversation as `chat_template.jinja` writes it, with `special_tokens` as its variables.
+
+    The template puts `image` or `video` once where a picture or video belongs; it is repeated there for each image
+    embedding.
+    """
+
+    kind: Literal["chat"]
+    special_tokens: dict[str, str]
+    image: str
+    image_token_id: int
+    video: str
+    video_token_id: int
 
 
 @dataclass(frozen=True)
@@ -68,12 +120,31 @@ class Generation:
 class LocationTokens:
     """Boxes in the answer's text: four tokens (`token` formatted with a bin) in the order of `edges`, then a label.
 
-    A coordinate is bin / `bins` of the picture's height or width. Several boxes are parted by `separator`.
+    A coordinate is bin / `bins` of the picture's height or width. Several boxes are parted by `separator`. Tokens like
+    `code`, which say more of what is in a box, may stand before the label.
     """
 
+    kind: Literal["locations"]
     token: str
+    code: str
     bins: int
     edges: tuple[str, str, str, str]
+    separator: str
+
+
+@dataclass(frozen=True)
+class PatchTokens:
+    """Boxes in prompt and answer: a phrase between the tags `phrase`, then pairs of tokens between the tags `object`.
+
+    A pair (`token` formatted with a patch) names the upper left and the lower right patch on a grid of `side` x `side`
+    patches; pairs are parted by `separator`.
+    """
+
+    kind: Literal["patches"]
+    token: str
+    side: int
+    phrase: tuple[str, str]
+    object: tuple[str, str]
     separator: str
 
 
@@ -94,11 +165,12 @@ class Manifest:
     made_with: dict[str, str]
     precision: dict[str, str]
     graphs: dict[str, GraphSpec]
-    image: Resize
-    prompt: Prompt
+    image: Resize | Tiles
+    video: Video | None
+    prompt: Plain | Chat
     embedding: Embedding
     generation: Generation
-    grounding: LocationTokens | None
+    grounding: LocationTokens | PatchTokens | None
     files: dict[str, File]
 
     def save(self, folder: Path) -> None:
@@ -155,7 +227,7 @@ def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     if origin in (Union, UnionType):
         if type(value) in arguments:
             return value
-        return _read(next(kind for kind in arguments if kind is not NoneType), value, where, problems)
+        return _read(_variant(arguments, value), value, where, problems)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
         problems.extend(f"{where}{key}: unknown" for key in value.keys() - hints.keys())
@@ -175,3 +247,11 @@ def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         return value
     problems.append(f"{where.rstrip('.')}: {value!r:.60} is not {getattr(kind, '__name__', kind)}")
     return None
+
+
+def _variant(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The dataclass whose `kind` a JSON object names; the first one if it names none."""
+    kinds = tuple(kind for kind in kinds if kind is not NoneType)
+    named = value.get("kind") if isinstance(value, dict) else None
+    matching = [kind for kind in kinds if named in get_args(get_type_hints(kind).get("kind"))]
+    return (*matching, *kinds)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
+from .entities import Entity
 from .grounding import Box, draw
 from .model import VLM, Generation, load
 
@@ -10,6 +11,7 @@ __all__ = [
     "VLM",
     "Box",
     "BundleError",
+    "Entity",
     "Generation",
     "GenerationError",
     "InputError",

@@ -15,19 +15,33 @@ class Cache:
         sizes = {"batch": batch, "capacity": capacity}
         self.capacity = capacity
         self.lengths = np.zeros(batch, np.int32)
-        self._buffers: list[tuple[str, str, ort.OrtValue]] = []
+        self._buffers: dict[tuple[str, str], np.ndarray] = {}
         pairs = zip(spec.inputs[-len(spec.outputs) + 1 :], spec.outputs[1:])
         for past, present in pairs:
             shape = [sizes.get(size, size) for size in past.shape]
             # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
-            buffer = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, past.dtype))
-            self._buffers.append((past.name, present.name, buffer))
+            self._buffers[past.name, present.name] = np.zeros(shape, past.dtype)
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Make every buffer both the past and the present of its layer."""
-        for past, present, buffer in self._buffers:
-            binding.bind_ortvalue_input(past, buffer)
-            binding.bind_ortvalue_output(present, buffer)
+        for (past, present), buffer in self._buffers.items():
+            shared = ort.OrtValue.ortvalue_from_numpy(buffer)  # on the CPU the same memory
+            binding.bind_ortvalue_input(past, shared)
+            binding.bind_ortvalue_output(present, shared)
+
+    def keep(self, rows: np.ndarray) -> bool:
+        """Let row i be what row `rows[i]` (new batch,) was; True if the buffers are others now, to be bound anew."""
+        length = self.lengths.max()
+        grown = len(rows) != len(self.lengths)
+        moved = np.flatnonzero(rows != np.arange(len(rows)))
+        for name, buffer in self._buffers.items():
+            if grown:
+                self._buffers[name] = np.zeros((len(rows), *buffer.shape[1:]), buffer.dtype)
+                self._buffers[name][:, :, :length] = buffer[rows, :, :length]
+            else:
+                buffer[moved, :, :length] = buffer[rows[moved], :, :length]
+        self.lengths = self.lengths[rows]
+        return grown
 
     def extend(self, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Count `lengths` (batch,) new tokens a row in, and return what the graph must be told of that."""

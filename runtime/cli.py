@@ -70,30 +70,50 @@ def generate(
         str, typer.Argument(metavar="PROMPT", help='What to ask, such as "detect red circle".', show_default=False)
     ],
     image: Annotated[list[Path] | None, typer.Option(help="A picture; may be given several times.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A video, or a folder with a picture a frame.")] = None,
     provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Where the answer is cut.")] = None,
+    num_beams: Annotated[int, typer.Option(help="Follow this many answers for the likeliest as a whole.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="With beams: above 0 favours long answers.")] = 1.0,
+    bboxes: Annotated[str | None, typer.Option(help="Boxes of the prompt's phrases, as JSON.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Write the picture with the boxes of the answer here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Answer a prompt about pictures."""
+    """Answer a prompt about pictures or a video."""
     from . import grounding, model
 
     if draw is not None:
         _check_drawing(draw, image)
     vlm = model.load(bundle, provider, threads)
-    answer = vlm.generate(prompt, images=image, max_new_tokens=max_new_tokens)
+    answer = vlm.generate(
+        prompt, image, video, bboxes=_boxes(bboxes), max_new_tokens=max_new_tokens, num_beams=num_beams,
+        length_penalty=length_penalty,
+    )  # fmt: skip
     if draw is not None and image:
         grounding.draw(model.image.read(image[0]), answer.boxes).save(draw)
     if as_json:
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
-    print(answer.text)
+    print(answer.text if answer.caption is None else answer.caption)
     if answer.boxes:
         messages.print(_box_table(answer.boxes))
     messages.print(_times(answer.timings), style="dim", soft_wrap=True)
     if draw is not None:
         messages.print(f"wrote [bold]{_plain(draw)}[/]")
+
+
+def _boxes(text: str | None) -> list | None:
+    """The boxes of --bboxes."""
+    if text is None:
+        return None
+    try:
+        boxes = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--bboxes is not JSON: {error}") from None
+    if not isinstance(boxes, list):
+        raise InputError(f"--bboxes is a list with an entry for each phrase, not {text}")
+    return boxes
 
 
 def _check_drawing(draw: Path, images: list[Path] | None) -> None:

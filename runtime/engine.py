@@ -10,7 +10,10 @@ from ..graphs import BundleError, contract
 from ..graphs.manifest import Manifest
 from . import merge
 from .cache import Cache
+from .prompt import Encoded
 from .session import Session, provider_name
+
+TILES_AT_ONCE = 4  #: tiles encoded in one run; more cost memory and are no faster
 
 
 class Engine:
@@ -29,14 +32,16 @@ class Engine:
 
     def encode_images(self, tiles: np.ndarray) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
-        (features,) = self._vision.run({contract.PIXEL_VALUES: tiles})
-        (embeds,) = self._projector.run({contract.VISION_FEATURES: features})
-        return embeds
+        embeds = []
+        for start in range(0, len(tiles), TILES_AT_ONCE):
+            (features,) = self._vision.run({contract.PIXEL_VALUES: tiles[start : start + TILES_AT_ONCE]})
+            embeds += self._projector.run({contract.VISION_FEATURES: features})
+        return np.concatenate(embeds)
 
-    def merge(self, ids: np.ndarray, image_embeds: np.ndarray) -> np.ndarray:
-        """Embeddings (tokens, hidden) of a prompt whose placeholders give way to the image embeddings."""
-        token = self.manifest.prompt.image_token_id
-        return merge.merge(self._table, ids, token, image_embeds, self.manifest.embedding)
+    def embed(self, prompt: Encoded) -> np.ndarray:
+        """Embeddings (tokens, hidden) of a prompt, its pictures and videos in their places."""
+        embeds = [self.encode_images(tiles) for tiles in prompt.tiles]
+        return merge.merge(self._table, prompt.ids, prompt.places, embeds, self.manifest.embedding)
 
     def start(self, prompts: list[np.ndarray], new_tokens: int) -> tuple[np.ndarray, Run]:
         """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run."""
@@ -64,6 +69,12 @@ class Run:
         self._binding.bind_output(contract.LOGITS)  # anew: the caller may still hold the logits before
         self._engine._decoder.run_bound(self._binding)
         return self._binding.get_outputs()[0].numpy()[:, 0]
+
+    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Go on with `rows` (new batch,) of the batch, some perhaps several times, and append one id to each."""
+        if self._cache.keep(rows):
+            self._cache.bind(self._binding)
+        return self.step(ids)
 
     def step(self, ids: np.ndarray) -> np.ndarray:
         """Append one id a row (batch,); the logits (batch, vocab) after it."""

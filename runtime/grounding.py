@@ -27,16 +27,16 @@ class Box:
 def boxes(text: str, format: LocationTokens, width: int, height: int) -> list[Box]:
     """The boxes of an answer about a picture of `width` x `height` pixels; runs of other than four tokens are none.
 
-    A label reaches to the separator, the next location token or the end.
+    A label reaches to the separator, the next location token or the end; codes in front of it are no part of it.
     """
-    before, after = (re.escape(part) for part in re.split(r"\{.*\}", format.token))
-    token = f"{before}(\\d+){after}"
+    token, code = (re.sub(r"\\\{.*\\\}", r"(\\d+)", re.escape(form)) for form in (format.token, format.code))
     found = []
     for match in re.finditer(f"(?:{token})+", text):
         bins = [int(number) for number in re.findall(token, match[0])]
         if len(bins) != len(format.edges):
             continue
         label = re.split(f"{re.escape(format.separator)}|{token}", text[match.end() :], maxsplit=1)[0]
+        label = re.sub(code, "", label)
         edges = dict(zip(format.edges, bins))
         x, y = width / format.bins, height / format.bins
         found.append(Box(label.strip(), edges["xmin"] * x, edges["ymin"] * y, edges["xmax"] * x, edges["ymax"] * y))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..graphs import InputError
-from ..graphs.manifest import Resize
+from ..graphs.manifest import Pixels, Resize, Tiles
+from .resize import resize
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
@@ -67,13 +70,67 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def tiles(image: Image.Image, recipe: Resize) -> np.ndarray:
+def tiles(image: Image.Image, recipe: Resize | Tiles) -> np.ndarray:
     """The tiles of an RGB picture, (tiles, 3, height, width) of float32."""
-    resample = Image.Resampling[recipe.resample.upper()]
-    resized = image.resize((recipe.width, recipe.height), resample)
-    # One multiplication and one addition a value, from (x * rescale_factor - mean) / std.
-    std = np.asarray(recipe.std, np.float64)
-    factor = np.float32(recipe.rescale_factor / std)
-    offset = np.float32(-np.asarray(recipe.mean) / std)
-    pixels = np.asarray(resized, np.float32)
-    return np.ascontiguousarray((pixels * factor + offset).transpose(2, 0, 1)[None])
+    if isinstance(recipe, Resize):
+        return normalise(_resized(image, recipe.height, recipe.width, recipe.pixels)[None], recipe.pixels)
+    size = recipe.size
+    columns, rows = canvas(*image.size, size, recipe.max_tiles)
+    whole = _resized(image, rows * size, columns * size, recipe.pixels).reshape(rows, size, columns, size, 3)
+    thumbnail = _resized(image, size, size, recipe.pixels)
+    parts = whole.swapaxes(1, 2).reshape(-1, size, size, 3)
+    return normalise(np.concatenate([thumbnail[None], parts]), recipe.pixels)
+
+
+def normalise(levels: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Grey levels (tiles, height, width, 3) of uint8 as pixel values (tiles, 3, height, width) of float32."""
+    # One multiplication and one addition a value, from (level * rescale_factor - mean) / std.
+    std = np.asarray(pixels.std, np.float64)
+    factor = np.float32(pixels.rescale_factor / std)
+    offset = np.float32(-np.asarray(pixels.mean) / std)
+    values = np.empty((len(levels), 3, *levels.shape[1:3]), np.float32)
+    for channel in range(3):
+        np.multiply(levels[..., channel], factor[channel], out=values[:, channel])
+        values[:, channel] += offset[channel]
+    return values
+
+
+def _resized(image: Image.Image, height: int, width: int, pixels: Pixels) -> np.ndarray:
+    return resize(np.asarray(image), height, width, pixels.resample)
+
+
+@lru_cache
+def _arrangements(max_tiles: int) -> dict[float, list[tuple[int, int]]]:
+    """Columns and rows of every canvas by their ratio, in the order that settles ties: most tiles, fewest columns."""
+    found: dict[float, list[tuple[int, int]]] = {}
+    for count in range(max_tiles, 0, -1):
+        for columns in (number for number in range(1, count + 1) if count % number == 0):
+            found.setdefault(columns / (count // columns), []).append((columns, count // columns))
+    return found
+
+
+def canvas(width: int, height: int, size: int, max_tiles: int) -> tuple[int, int]:
+    """Columns and rows of the canvas for a picture of `width` x `height` pixels in tiles of `size`.
+
+    If the picture fits into a canvas as it is: the one in which its shorter edge becomes longest, the last of equals.
+    If not: the closest ratio that is no wider than a wide picture and wider than a tall one, with the most tiles.
+    Arithmetic and order are those of the source model's image processor in transformers, so that ties fall as there.
+    """
+    ratio = width / height
+    best, longest = None, 0.0
+    for columns, rows in (pair for pairs in _arrangements(max_tiles).values() for pair in pairs):
+        if columns * size < width or rows * size < height:
+            continue
+        factor = min(columns * size / width, rows * size / height)
+        if ratio > 1:
+            edge = math.floor(factor * width / ratio)
+        else:
+            edge = factor * height if ratio == 1 else math.floor(factor * height * ratio)
+        if best is None or edge >= longest:
+            best, longest = (columns, rows), edge
+    if best is not None:
+        return best
+    ratios = _arrangements(max_tiles)
+    if ratio >= 1:
+        return max(ratios[max(key for key in ratios if key <= ratio)], key=lambda pair: pair[0])
+    return max(ratios[min(key for key in ratios if key > ratio)], key=lambda pair: pair[1])

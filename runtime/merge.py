@@ -15,13 +15,14 @@ def embed(table: np.ndarray, ids: np.ndarray, recipe: Embedding) -> np.ndarray:
 
 
 def merge(
-    table: np.ndarray, ids: np.ndarray, image_token_id: int, image_embeds: np.ndarray, recipe: Embedding
+    table: np.ndarray, ids: np.ndarray, places: np.ndarray, image_embeds: Sequence[np.ndarray], recipe: Embedding
 ) -> np.ndarray:
-    """Embeddings (tokens, hidden) of `ids` (tokens,), where the rows of `image_embeds` (..., hidden) replace, in
-    order, those of `image_token_id`, whose own rows are never looked up (the id may lie beyond the table)."""
-    places = ids == image_token_id
+    """Embeddings (tokens, hidden) of `ids` (tokens,), where the rows of `image_embeds`, each (tiles, image_tokens,
+    hidden), replace those at `places` (tokens,) in order. The ids there are not looked up and may lie beyond the table.
+    """
     merged = embed(table, np.where(places, 0, ids), recipe)
-    merged[places] = image_embeds.reshape(-1, table.shape[1])
+    if image_embeds:
+        merged[places] = np.concatenate(image_embeds).reshape(-1, table.shape[1])
     return merged
 
 

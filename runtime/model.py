@@ -7,20 +7,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import overload
 
 import numpy as np
-from PIL import Image
 
 from ..graphs import InputError, contract, manifest
-from . import grounding, image
+from . import entities, grounding, image, video
+from .beam import search
 from .decode import decode, greedy
 from .engine import Engine
+from .entities import Entity, PhraseBoxes
 from .grounding import Box
-from .image import ImageInput
-from .prompt import Prompts
-
-Images: TypeAlias = "ImageInput | Sequence[ImageInput]"
+from .inputs import Images, Request, Videos, is_batch, requests
+from .prompt import Encoded, PromptInput, Prompts
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Generation:
         finish_reason: "stop" if the model ended the answer, "length" if it was cut.
         prompt_tokens: how many tokens the prompt had, those of pictures included.
         boxes: boxes named in the answer, in pixels of the first picture.
+        caption: prompt and answer as one text without tags, where a model writes phrases with boxes into its text.
+        entities: the phrases of the caption that have boxes, in pixels of the picture (in 0..1 without one).
         timings: seconds of `preprocess`, `vision`, `prefill` and `decode`, and `tokens_per_second` of the decoding; of
             the whole call where several prompts were answered together.
     """
@@ -42,6 +43,8 @@ class Generation:
     finish_reason: str
     prompt_tokens: int
     boxes: list[Box] = field(default_factory=list)
+    caption: str | None = None
+    entities: list[Entity] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
 
@@ -65,61 +68,98 @@ class VLM:
 
     def __init__(self, folder: Path, provider: str, threads: int | None) -> None:
         self.manifest = manifest.load(folder)
-        self._prompts = Prompts(folder / contract.TOKENIZER, self.manifest.prompt)
+        tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
+        self._prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
         self._engine = Engine(folder, self.manifest, provider, threads)
 
     @overload
     def generate(
-        self, prompt: str, images: Images | None = None, *, max_new_tokens: int | None = None
+        self,
+        prompt: PromptInput,
+        images: Images | None = None,
+        videos: Videos | None = None,
+        *,
+        bboxes: PhraseBoxes | None = None,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
     ) -> Generation: ...
 
     @overload
     def generate(
-        self, prompt: list[str], images: list[Images] | None = None, *, max_new_tokens: int | None = None
+        self,
+        prompt: Sequence[PromptInput],
+        images: Sequence[Images | None] | None = None,
+        videos: Sequence[Videos | None] | None = None,
+        *,
+        bboxes: Sequence[PhraseBoxes | None] | None = None,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
     ) -> list[Generation]: ...
 
-    def generate(self, prompt, images=None, *, max_new_tokens=None):
-        """Answer a prompt about pictures, greedily; or several prompts at once.
+    def generate(
+        self, prompt, images=None, videos=None, *, bboxes=None, max_new_tokens=None, num_beams=1, length_penalty=1.0
+    ):
+        """Answer a prompt about pictures; or several prompts at once.
 
         Args:
-            prompt: the prompt as the model's authors write it, without image placeholders; or a list of prompts.
+            prompt: the prompt as the model's authors write it, without image placeholders; where the bundle has a chat
+                template, one user turn, or a list of chat messages. Or a list of prompts.
             images: a picture or a list of them: a path, the bytes of a file, a Pillow image or an array
                 (height, width, 3) of uint8. For a list of prompts, a list with one entry, or a list, for each.
+            videos: a video or a list of them: the path of a file or of a folder with a picture a frame, or an array
+                (frames, height, width, 3) of uint8. For a list of prompts as with `images`.
+            bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
+                boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
             max_new_tokens: where an answer is cut; the bundle's default if None.
+            num_beams: how many answers to follow for the likeliest as a whole; with 1 the likeliest token is taken.
+            length_penalty: with several beams, an answer's log-probability is divided by its length to this power.
 
         Raises:
             InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match.
         """
-        alone = isinstance(prompt, str)
-        prompts = [prompt] if alone else list(prompt)
-        pictures = _pictures([images] if alone else images, len(prompts))
-        answers = self._answer(prompts, pictures, max_new_tokens)
-        return answers[0] if alone else answers
+        if num_beams < 1:
+            raise InputError(f"num_beams is {num_beams}; give 1 or more")
+        answers = self._answer(requests(prompt, images, videos, bboxes), max_new_tokens, num_beams, length_penalty)
+        return answers if is_batch(prompt) else answers[0]
 
     def _answer(
-        self, prompts: list[str], pictures: list[list[ImageInput]], max_new_tokens: int | None
+        self, asked: list[Request], max_new_tokens: int | None, num_beams: int, length_penalty: float
     ) -> list[Generation]:
         clock = _Clock()
-        ids = [self._prompts.encode(prompt, len(some)) for prompt, some in zip(prompts, pictures)]
-        new_tokens = self._room(max(map(len, ids)), max_new_tokens)
-        opened = [[image.read(picture) for picture in some] for some in pictures]
-        tiles = [image.tiles(picture, self.manifest.image) for some in opened for picture in some]
+        prompts, sizes = zip(*(self._encode(request) for request in asked))
+        new_tokens = self._room(max(len(prompt.ids) for prompt in prompts), max_new_tokens)
         clock.lap("preprocess")
-        embeds = iter([self._engine.encode_images(tile) for tile in tiles])
+        rows = [self._engine.embed(prompt) for prompt in prompts]
         clock.lap("vision")
-        none = np.zeros((0, 1), np.float32)
-        rows = [
-            self._engine.merge(row, np.concatenate([next(embeds) for _ in some]) if some else none)
-            for row, some in zip(ids, opened)
-        ]
         logits, run = self._engine.start(rows, new_tokens)
         clock.lap("prefill")
         stop_ids = self.manifest.generation.eos_token_ids
-        steps = list(decode(logits, run.step, greedy, stop_ids, new_tokens))
+        if num_beams == 1:
+            steps = list(decode(logits, run.step, greedy, stop_ids, new_tokens))
+            answers = [[token for token in row if token is not None] for row in zip(*steps)]
+        else:
+            answers = search(logits, run.keep_and_step, stop_ids, new_tokens, num_beams, length_penalty)
         clock.lap("decode")
-        timings = clock.laps | {"tokens_per_second": max(0, len(steps) - 1) * len(rows) / clock.laps["decode"]}
-        answers = [[token for token in row if token is not None] for row in zip(*steps)]
-        return [self._generation(answer, len(row), some, timings) for answer, row, some in zip(answers, ids, opened)]
+        decoded = sum(len(answer) - 1 for answer in answers)
+        timings = clock.laps | {"tokens_per_second": decoded / clock.laps["decode"]}
+        return [self._generation(*row, timings) for row in zip(answers, prompts, sizes)]
+
+    def _encode(self, request: Request) -> tuple[Encoded, tuple[int, int] | None]:
+        """The prompt of a request, and width and height of its first picture."""
+        opened = [image.read(picture) for picture in request.images]
+        tiles = [image.tiles(picture, self.manifest.image) for picture in opened]
+        recipe = self.manifest.video
+        if request.videos and recipe is None:
+            raise InputError(f"this model takes no videos, {len(request.videos)} given")
+        frames = [video.tiles(some, recipe) for some in request.videos] if recipe else []
+        prompt, format = request.prompt, self.manifest.grounding
+        if request.bboxes is not None:
+            if not isinstance(format, manifest.PatchTokens) or not isinstance(prompt, str):
+                raise InputError("this model takes no bboxes; leave them out")
+            prompt = entities.with_boxes(prompt, request.bboxes, format)
+        return self._prompts.encode(prompt, tiles, frames), opened[0].size if opened else None
 
     def _room(self, prompt_tokens: int, max_new_tokens: int | None) -> int:
         """How many tokens may be made after a prompt of that length."""
@@ -136,16 +176,26 @@ class VLM:
         return max_new_tokens or min(room, limits.max_new_tokens)
 
     def _generation(
-        self, ids: list[int], prompt_tokens: int, pictures: list[Image.Image], timings: dict[str, float]
+        self, ids: list[int], prompt: Encoded, size: tuple[int, int] | None, timings: dict[str, float]
     ) -> Generation:
-        text = self._prompts.decode(ids)
-        format = self.manifest.grounding
+        text, format = self._prompts.decode(ids), self.manifest.grounding
+        caption, named, boxes = None, [], []
+        if isinstance(format, manifest.PatchTokens):
+            end = np.flatnonzero(prompt.places)[-1] + 1 if prompt.places.any() else 0
+            whole = self._prompts.decode([*prompt.ids[end:], *ids])
+            caption, named = entities.read(whole, format, *(size or (1, 1)))
+            text, _ = entities.read(text, format, 1, 1)
+            boxes = [box for entity in named for box in entity.boxes]
+        elif format and size:
+            boxes = grounding.boxes(text, format, *size)
         return Generation(
             text=text,
             token_ids=ids,
             finish_reason="stop" if ids[-1] in self.manifest.generation.eos_token_ids else "length",
-            prompt_tokens=prompt_tokens,
-            boxes=grounding.boxes(text, format, *pictures[0].size) if format and pictures else [],
+            prompt_tokens=len(prompt.ids),
+            boxes=boxes,
+            caption=caption,
+            entities=named,
             timings=timings,
         )
 
@@ -160,17 +210,3 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = now - self._last, now
-
-
-def _pictures(images: Sequence[Images | None] | None, prompts: int) -> list[list[ImageInput]]:
-    """A list of pictures for each prompt."""
-    if not prompts:
-        raise InputError("the list of prompts is empty; give at least one prompt")
-    if images is None:
-        images = [None] * prompts
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)) or len(images) != prompts:
-        given = len(images) if isinstance(images, (list, tuple)) else 1
-        raise InputError(
-            f"{prompts} prompts need {prompts} entries of images, {given} given; a list counts as one entry"
-        )
-    return [[] if some is None else list(some) if isinstance(some, (list, tuple)) else [some] for some in images]

@@ -2,37 +2,119 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..graphs import BundleError, InputError
-from ..graphs.manifest import Prompt
+from ..graphs import BundleError, InputError, contract
+from ..graphs.manifest import Chat, Plain
+from . import chat
+
+#: What transformers makes of spaces in the texts of tokenizers that ask for it, in this order.
+CLEANED = {
+    " .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve",
+    " 're": "'re",
+}  # fmt: skip
+PromptInput: TypeAlias = "str | Sequence[chat.Message]"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt for the decoder.
+
+    Attributes:
+        ids: (tokens,) of int64, placeholders included.
+        places: (tokens,) of bool, where image embeddings go.
+        tiles: the tiles (tiles, 3, height, width) of its pictures and videos, in the order of their places.
+    """
+
+    ids: np.ndarray
+    places: np.ndarray
+    tiles: list[np.ndarray]
 
 
 class Prompts:
-    """The tokenizer of a bundle and what stands around a prompt."""
+    """The tokenizer of a bundle and what stands around a prompt.
 
-    def __init__(self, tokenizer_file: Path, format: Prompt) -> None:
+    Args:
+        folder: the bundle.
+        format: what stands around a prompt.
+        tile_tokens: how many image embeddings a tile has.
+    """
+
+    def __init__(self, folder: Path, format: Plain | Chat, tile_tokens: int) -> None:
         self.format = format
+        self._tile_tokens = tile_tokens
+        path = folder / contract.TOKENIZER
         try:
-            self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
+            self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(f"{tokenizer_file} does not load: {error}; export the bundle again") from None
+            raise BundleError(f"{path} does not load: {error}; export the bundle again") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        if isinstance(format, Chat):
+            source = (folder / contract.CHAT_TEMPLATE).read_text(encoding="utf-8")
+            self._template = chat.Template(source, format.special_tokens)
 
-    def encode(self, prompt: str, images: int) -> np.ndarray:
-        """Token ids (tokens,) of int64 of a prompt about that many pictures, placeholders included."""
-        if self.format.needs_image and not images:
+    def encode(self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()) -> Encoded:
+        """A prompt about pictures and videos, each given by its tiles (tiles, 3, height, width).
+
+        Raises:
+            InputError: for more or fewer pictures than the model takes, or a prompt with placeholders of its own.
+        """
+        if isinstance(self.format, Chat):
+            return self._chat(prompt, images, videos, self.format)
+        if videos:
+            raise InputError(f"this model takes no videos, {len(videos)} given")
+        if not isinstance(prompt, str):
+            raise InputError("this model takes no conversations; give the prompt as a text")
+        return self._plain(prompt, images, self.format)
+
+    def _plain(self, prompt: str, images: Sequence[np.ndarray], format: Plain) -> Encoded:
+        if len(images) < format.min_images:
             raise InputError("this model answers about pictures; give at least one")
-        text = self.tokenizer.encode(self.format.before + prompt + self.format.after, add_special_tokens=False).ids
-        if self.format.image_token_id in text:
-            raise InputError(f"the prompt has {self.format.image} in it; placeholders are added for the pictures given")
-        return np.array([self.format.image_token_id] * (images * self.format.image_tokens) + text, np.int64)
+        if format.max_images is not None and len(images) > format.max_images:
+            raise InputError(f"this model takes at most {format.max_images} picture a prompt, {len(images)} given")
+        text = self._ids(format.before + (prompt.strip() if format.strip else prompt) + format.after)
+        if format.image_token_id in text:
+            raise InputError(f"the prompt has {format.image} in it; placeholders are added for the pictures given")
+        ids, places = self._ids(format.start), [False] * len(self._ids(format.start))
+        for tiles in images:
+            around = self._ids(format.image_start), self._ids(format.image_end)
+            tokens = len(tiles) * self._tile_tokens
+            ids += [*around[0], *[format.image_token_id] * tokens, *around[1]]
+            places += [False] * len(around[0]) + [True] * tokens + [False] * len(around[1])
+        return Encoded(np.array(ids + text, np.int64), np.array(places + [False] * len(text)), list(images))
+
+    def _chat(
+        self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: Chat
+    ) -> Encoded:
+        text = self._template.render(chat.conversation(prompt, len(images), len(videos)))
+        waiting = {format.image: iter(images), format.video: iter(videos)}
+        tiles = []
+        # Where the placeholders stand is the template's choice; each takes the next picture or video of its kind.
+        pieces = re.split(f"({re.escape(format.image)}|{re.escape(format.video)})", text)
+        for index, piece in enumerate(pieces[1::2]):
+            some = next(waiting[piece], None)
+            if some is None:
+                raise InputError(f"the prompt has {piece} in it; placeholders are added for what is given")
+            tiles.append(some)
+            pieces[2 * index + 1] = piece * len(some) * self._tile_tokens
+        ids = np.array(self._ids("".join(pieces)), np.int64)
+        return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), tiles)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        if isinstance(self.format, Plain) and self.format.clean_up_spaces:
+            for spaced, clean in CLEANED.items():
+                text = text.replace(spaced, clean)
+        return text

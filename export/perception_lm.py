@@ -1,0 +1,148 @@
+"""PerceptionLM: timm's PE vision transformer on tiles and frames, a pooling projector, a Llama decoder.
+
+Parity notes. The class token, where the tower has one, is dropped before the projector. Thumbnail first, then tiles row
+by row. timm attends with PyTorch's own function, which is exported as the standard's Attention operator.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import timm.models.eva
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from transformers import AutoModelForCausalLM, PerceptionLMConfig, PerceptionLMForConditionalGeneration
+
+from ..graphs import CheckpointError, contract, manifest
+from . import attention, processing
+from .attention import replaced
+from .checkpoint import Checkpoint, parse
+from .decoder import RotaryDecoder
+from .family import Behaviour, Stages
+
+IMAGE_TOKEN, VIDEO_TOKEN = "<|image|>", "<|video|>"
+TOWER = "model.vision_tower"
+DEFAULT_TILE, DEFAULT_TILES = 448, 36
+DEFAULT_FRAMES = 32  # as in the examples of the model's documentation; the processor's settings name no number
+
+
+class VisionEncoder(torch.nn.Module):
+    def __init__(self, tower: torch.nn.Module, drop_class_token: bool) -> None:
+        super().__init__()
+        self.tower = tower
+        self.dropped = int(drop_class_token)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.tower.timm_model.forward_features(pixel_values)[:, self.dropped :]
+
+
+def build(checkpoint: Checkpoint) -> Stages:
+    parsed = parse(PerceptionLMConfig, checkpoint.config)
+    parsed._attn_implementation = attention.NAME
+    text = parsed.text_config
+    with _real_drop_path():
+        model = PerceptionLMForConditionalGeneration(parsed)
+    model.tie_weights()
+    causal_lm = AutoModelForCausalLM.from_config(text)
+    causal_lm.model, causal_lm.lm_head = model.model.language_model, model.lm_head
+    decoder = RotaryDecoder(causal_lm, causal=True, first_position=0)
+    tower = model.model.vision_tower.timm_model
+    height, width = tower.patch_embed.img_size
+    patches = tower.patch_embed.num_patches + tower.num_prefix_tokens - parsed.vision_use_cls_token
+    side = _tile_side(checkpoint)
+    if (height, width) != (side, side):
+        raise CheckpointError(f"the processor makes tiles of {side} pixels, the tower takes {height} x {width}")
+    ratio = parsed.projector_pooling_ratio
+    tokens = (int(patches**0.5) // ratio) ** 2
+    placeholders = _placeholders(checkpoint, side)
+    if tokens != placeholders or int(patches**0.5) ** 2 != patches:
+        raise CheckpointError(
+            f"a tile has {patches} vision features (class token {'dropped' if parsed.vision_use_cls_token else 'kept'})"
+            f" and a pooling ratio of {ratio}, but {placeholders} placeholders in a prompt; see vision_use_cls_token"
+            " and projector_pooling_ratio in config.json, patch_size and pooling_ratio in processor_config.json"
+        )
+    return Stages(
+        model=model,
+        modules={
+            contract.VISION_ENCODER: VisionEncoder(model.model.vision_tower, parsed.vision_use_cls_token),
+            contract.PROJECTOR: model.model.multi_modal_projector,
+            contract.DECODER: decoder,
+        },
+        graphs={
+            contract.VISION_ENCODER: contract.vision_encoder(height, width, patches, tower.embed_dim),
+            contract.PROJECTOR: contract.projector(patches, tower.embed_dim, tokens, text.hidden_size),
+            contract.DECODER: contract.decoder(
+                text.num_hidden_layers, text.num_key_value_heads, decoder.head_dim, text.hidden_size, text.vocab_size
+            ),
+        },
+        embed_tokens=model.get_input_embeddings().weight,
+        constants={**_tower_constants(model.model.vision_tower), **decoder.constants()},
+    )
+
+
+@contextmanager
+def _real_drop_path() -> Iterator[None]:
+    """timm asks a tensor for its values to compute drop path rates, which fake ones cannot tell."""
+
+    def real(rates: object, depths: object, **options: object) -> object:
+        with unset_fake_temporarily():
+            return compute(rates, depths, **options)
+
+    compute = timm.models.eva.calculate_drop_path_rates
+    with replaced(timm.models.eva, calculate_drop_path_rates=real):
+        yield
+
+
+def _tower_constants(tower: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Buffers that timm computes and no checkpoint stores (rotary tables), computed on real memory."""
+    constants = {}
+    for name, module in tower.named_modules():
+        if not module._buffers or not hasattr(module, "init_non_persistent_buffers"):
+            continue
+        with unset_fake_temporarily(), torch.inference_mode():
+            real = copy.copy(module)
+            real._buffers = {key: torch.empty(tuple(b.shape), dtype=b.dtype) for key, b in module.named_buffers()}
+            real.init_non_persistent_buffers()
+            constants |= {f"{TOWER}.{name}.{key}": buffer.numpy() for key, buffer in real._buffers.items()}
+    return constants
+
+
+def behaviour(checkpoint: Checkpoint) -> Behaviour:
+    parsed = parse(PerceptionLMConfig, checkpoint.config)
+    images, videos, side = checkpoint.processor("image"), checkpoint.processor("video"), _tile_side(checkpoint)
+    image = processing.resize(images | {"size": side}, side)
+    tiled = images.get("vision_input_type", "thumb+tile") == "thumb+tile"
+    if checkpoint.chat_template() is None:
+        raise CheckpointError(f"{checkpoint.folder} has no {contract.CHAT_TEMPLATE}; save it there with AutoProcessor")
+    checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
+    checkpoint.expect_token(VIDEO_TOKEN, parsed.video_token_id)
+    return Behaviour(
+        image=manifest.Tiles("tiles", side, images.get("max_num_tiles", DEFAULT_TILES), image.pixels)
+        if tiled
+        else image,
+        video=manifest.Video(videos.get("num_frames") or DEFAULT_FRAMES, processing.resize(videos, side)),
+        prompt=manifest.Chat(
+            kind="chat",
+            special_tokens=checkpoint.special_tokens(),
+            image=IMAGE_TOKEN,
+            image_token_id=parsed.image_token_id,
+            video=VIDEO_TOKEN,
+            video_token_id=parsed.video_token_id,
+        ),
+        embedding=manifest.Embedding(scale=1.0),
+        max_positions=parsed.text_config.max_position_embeddings,
+        eos_token_id=parsed.text_config.eos_token_id,
+    )
+
+
+def _tile_side(checkpoint: Checkpoint) -> int:
+    return checkpoint.processor("image").get("tile_size", DEFAULT_TILE)
+
+
+def _placeholders(checkpoint: Checkpoint, side: int) -> int:
+    """How many image tokens the processor puts into a prompt for one tile."""
+    settings = checkpoint.json("processor_config.json")
+    return (side // settings.get("patch_size", 14) // settings.get("pooling_ratio", 2)) ** 2

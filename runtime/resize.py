@@ -1,0 +1,77 @@
+"""Resizing as PyTorch does it to 8-bit pictures, which is what transformers' image processors run on.
+
+Pillow's result is close but not the same: it chooses which direction to resize first, and each rounds to 8 bits on the
+way. Here as there the filter is widened when shrinking (no aliasing), its weights are 16-bit integers, rows are resized
+before columns, and both results are rounded and clipped to 0..255.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+OUTPUTS = 16  #: results computed by one matrix product; their windows of the source overlap
+
+
+def resize(levels: np.ndarray, height: int, width: int, resample: str) -> np.ndarray:
+    """Grey levels (rows, columns, 3) of uint8 at another size, (height, width, 3)."""
+    if resample not in SUPPORT:
+        filter = Image.Resampling[resample.upper()]
+        return np.asarray(Image.fromarray(levels).resize((width, height), filter))
+    planes = []
+    for channel in range(3):
+        plane = levels[..., channel]
+        plane = _along_rows(plane, width, resample)
+        planes.append(_along_rows(plane.T, height, resample).T)
+    return np.stack(planes, axis=-1)
+
+
+def _along_rows(plane: np.ndarray, size: int, resample: str) -> np.ndarray:
+    """(rows, columns) to (rows, size) of uint8."""
+    if plane.shape[1] == size:
+        return plane
+    first, weights, precision = _weights(plane.shape[1], size, resample)
+    resized = np.empty((len(plane), size), np.uint8)
+    for start in range(0, size, OUTPUTS):
+        some = slice(start, min(start + OUTPUTS, size))
+        left, right = first[some][0], min(first[some][-1] + weights.shape[1], plane.shape[1])
+        block = np.zeros((right - left + weights.shape[1], some.stop - start))
+        for column in range(some.stop - start):
+            offset = first[start + column] - left
+            block[offset : offset + weights.shape[1], column] = weights[start + column]
+        # Products and sums of integers below 2 ** 53: exact.
+        sums = plane[:, left:right].astype(np.float64) @ block[: right - left]
+        resized[:, some] = np.clip(np.floor((sums + (1 << (precision - 1))) / (1 << precision)), 0, 255)
+    return resized
+
+
+@lru_cache(maxsize=64)
+def _weights(source: int, target: int, resample: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """For each of `target` results the first source pixel (target,), the weights of it and those after it (target,
+    taps) as integers, and the number of bits by which they are scaled."""
+    scale = source / target
+    stretch = max(scale, 1.0)
+    support = SUPPORT[resample] * stretch
+    centres = scale * (np.arange(target) + 0.5)
+    first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + support + 0.5).astype(np.int64), source)
+    taps = np.arange((last - first).max())
+    distances = (taps + first[:, None] - centres[:, None] + 0.5) / stretch
+    weights = np.where(taps < (last - first)[:, None], _filter(distances, resample), 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    largest = weights.max()
+    precision = next((bits for bits in range(22) if int(0.5 + largest * (1 << (bits + 1))) >= 1 << 15), 22)
+    return first, np.trunc(weights * (1 << precision) + np.copysign(0.5, weights)), precision
+
+
+def _filter(distances: np.ndarray, resample: str) -> np.ndarray:
+    """The triangle, or Keys' cubic with a = -1/2 (IEEE Trans. Acoustics, Speech, Signal Processing 29(6), 1981)."""
+    x = np.abs(distances)
+    if resample == "bilinear":
+        return np.maximum(1 - x, 0)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
