@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import CHECKPOINT, run_command
+from helpers import CHECKPOINTS, run_command
 
-sys.path.insert(0, str(Path(__file__).parent / "checkpoints"))
+sys.path.insert(0, str(CHECKPOINTS))
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained checkpoint, exported once. Tests must not change it."""
-    output = tmp_path_factory.mktemp("bundles") / "paligemma2"
-    done = run_command("export", CHECKPOINT, output)
-    assert done.returncode == 0, done.stderr
-    return output
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a trained checkpoint by its folder's name, exported once. Tests must not change it."""
+
+    @functools.cache
+    def exported(name: str) -> Path:
+        output = tmp_path_factory.mktemp("bundles") / name
+        done = run_command("export", CHECKPOINTS / name, output)
+        assert done.returncode == 0, done.stderr
+        return output
+
+    return exported
+
+
+@pytest.fixture(scope="session")
+def bundle(bundles: Callable[[str], Path]) -> Path:
+    """The bundle of PaliGemma 2."""
+    return bundles("paligemma2")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-CHECKPOINT = REPOSITORY / "tests" / "checkpoints" / "paligemma2"
+CHECKPOINTS = REPOSITORY / "tests" / "checkpoints"
+CHECKPOINT = CHECKPOINTS / "paligemma2"
 
 
 def run_command(*arguments: object, **options) -> subprocess.CompletedProcess[str]:

@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transformers imports)
 import torch
-from helpers import CHECKPOINT
+from helpers import CHECKPOINTS
 from transformers import (
     AutoProcessor,
     Gemma2Config,
     GemmaConfig,
+    Kosmos2Config,
+    Kosmos2ForConditionalGeneration,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
+    PerceptionLMConfig,
+    PerceptionLMForConditionalGeneration,
+    PreTrainedModel,
     SiglipVisionConfig,
 )
 
-#: One row a model; what a row leaves out is as in `paligemma`.
-MODELS: dict[str, dict[str, Any]] = {
-    "2: smallest": {"image_size": 28, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16},
-    "2: no groups": {"image_size": 42, "heads": 3, "kv_heads": 3, "hidden": 48},
-    "2: one key head": {"image_size": 56, "heads": 5, "kv_heads": 1, "hidden": 40, "layers": 3},
-    "2: wide heads": {"image_size": 28, "heads": 2, "kv_heads": 1, "head_dim": 64, "layers": 3},
-    "2: window shorter than the prefix": {"image_size": 84, "layers": 4, "sliding_window": 8},
-    "2: window that ends during the answer": {"image_size": 28, "layers": 3, "sliding_window": 20},
-    "2: window of two": {"image_size": 28, "sliding_window": 2},
-    "2: large picture": {"image_size": 112, "heads": 6, "kv_heads": 3, "hidden": 24, "vision_heads": 3},
-    "2: no soft-capping": {"image_size": 28, "attn_logit_softcapping": None, "final_logit_softcapping": None},
-    "2: strong soft-capping": {"image_size": 42, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-    "2: head of its own": {"image_size": 28, "tied": False, "vocab": 1531},
-    "2: odd vocabulary": {"image_size": 28, "vocab": 1777, "query_pre_attn_scalar": 100},
-    "2: flag that no mask reads": {"image_size": 28, "use_bidirectional_attention": False},
-    "1: one key head": {"text": GemmaConfig, "image_size": 42, "kv_heads": 1},
-    "1: groups": {"text": GemmaConfig, "image_size": 28, "heads": 6, "hidden": 48, "head_dim": 32, "layers": 3},
-    "1: head of its own": {"text": GemmaConfig, "image_size": 56, "tied": False, "vocab": 1531},
-}
 
-
-def paligemma(
-    folder: Path, *, seed: int, image_size: int, text: type = Gemma2Config, layers: int = 2, heads: int = 4,
-    kv_heads: int = 2, hidden: int = 32, head_dim: int = 16, vision_heads: int = 2, tied: bool = True,
-    vocab: int = 1536, **more: Any,
-) -> Path:  # fmt: skip
-    """Write a random PaliGemma (1 or 2 as `text` has it) with the processor of the trained one."""
-    processor = AutoProcessor.from_pretrained(CHECKPOINT)
-    processor.image_processor.size = {"height": image_size, "width": image_size}
-    processor.image_processor.image_seq_length = (image_size // 14) ** 2
-    vision = SiglipVisionConfig(
-        hidden_size=24 * vision_heads, intermediate_size=67, num_hidden_layers=2, num_attention_heads=vision_heads,
-        image_size=image_size, patch_size=14, vision_use_head=False,
-    )  # fmt: skip
-    if text is Gemma2Config:
-        more = {"query_pre_attn_scalar": head_dim} | more
-    config = PaliGemmaConfig(
-        vision_config=vision,
-        text_config=text(
-            vocab_size=vocab, hidden_size=hidden, intermediate_size=83, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, max_position_embeddings=256,
-            tie_word_embeddings=tied, **more,
-        ),
-        projection_dim=hidden, hidden_size=hidden, vocab_size=vocab, image_token_index=processor.image_token_id,
-        bos_token_id=2, eos_token_id=1, pad_token_id=0, tie_word_embeddings=tied,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    model = PaliGemmaForConditionalGeneration(config)
+def save(folder: Path, model: PreTrainedModel, processor: Any, seed: int) -> Path:
+    """Write a checkpoint with weights that tell something, every other one in shards."""
     telling_weights(model)
     model.save_pretrained(folder, max_shard_size="200KB" if seed % 2 else "5GB")
     processor.save_pretrained(folder)
@@ -76,7 +38,155 @@ def telling_weights(model: torch.nn.Module) -> None:
     for name, weight in model.named_parameters():
         if "embed_tokens" in name:
             weight.normal_(0, 0.003)
-        elif weight.ndim > 1 and "position_embedding" not in name:
+        elif weight.ndim > 1 and not any(part in name for part in ("position_embedding", "pos_embed", "cls_token")):
             weight.normal_(0, 2 / weight[0].numel() ** 0.5)
         elif weight.ndim == 1:
             weight.add_(torch.randn_like(weight) * 0.1)
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        embeddings.weight[model.config.get_text_config().pad_token_id] = 0  # no real model says <pad>
+
+
+def paligemma(
+    folder: Path, *, seed: int, image_size: int, text: type = Gemma2Config, layers: int = 2, heads: int = 4,
+    kv_heads: int = 2, hidden: int = 32, head_dim: int = 16, vision_heads: int = 2, tied: bool = True,
+    vocab: int = 1536, positions: int = 256, **more: Any,
+) -> Path:  # fmt: skip
+    """PaliGemma (1 or 2 as `text` has it)."""
+    torch.manual_seed(seed)
+    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "paligemma2")
+    processor.image_processor.size = {"height": image_size, "width": image_size}
+    processor.image_processor.image_seq_length = (image_size // 14) ** 2
+    vision = SiglipVisionConfig(
+        hidden_size=24 * vision_heads, intermediate_size=67, num_hidden_layers=2, num_attention_heads=vision_heads,
+        image_size=image_size, patch_size=14, vision_use_head=False,
+    )  # fmt: skip
+    if text is Gemma2Config:
+        more = {"query_pre_attn_scalar": head_dim} | more
+    config = PaliGemmaConfig(
+        vision_config=vision,
+        text_config=text(
+            vocab_size=vocab, hidden_size=hidden, intermediate_size=83, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
+            max_position_embeddings=positions, tie_word_embeddings=tied, **more,
+        ),
+        projection_dim=hidden, hidden_size=hidden, vocab_size=vocab, image_token_index=processor.image_token_id,
+        bos_token_id=2, eos_token_id=1, pad_token_id=0, tie_word_embeddings=tied,
+    )  # fmt: skip
+    return save(folder, PaliGemmaForConditionalGeneration(config), processor, seed)
+
+
+def perception_lm(
+    folder: Path, *, seed: int, tile: int = 28, patch: int = 14, pooling: int = 1, class_token: bool = True,
+    tiles: int = 4, mode: str = "thumb+tile", layers: int = 2, heads: int = 4, kv_heads: int = 2, hidden: int = 32,
+    head_dim: int = 16, vision_heads: int = 2, depth: int = 2, tied: bool = True, vocab: int = 512, scaled: bool = True,
+) -> Path:  # fmt: skip
+    """PerceptionLM."""
+    torch.manual_seed(seed)
+    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "perception_lm")
+    for part in (processor.image_processor, processor.video_processor):
+        part.size = {"height": tile, "width": tile}
+    processor.image_processor.tile_size, processor.image_processor.max_num_tiles = tile, tiles
+    processor.image_processor.vision_input_type = mode
+    processor.patch_size, processor.pooling_ratio = patch, pooling
+    side, tokenizer = tile // patch, processor.tokenizer
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    if scaled:
+        rope = {
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 128,
+        }  # fmt: skip
+    config = PerceptionLMConfig(
+        vision_config={
+            "model_type": "timm_wrapper", "architecture": "vit_pe_lang_large_patch14_448", "do_pooling": True,
+            "model_args": {
+                "embed_dim": 16 * vision_heads, "depth": depth, "num_heads": vision_heads, "mlp_ratio": 2.5,
+                "img_size": [tile, tile], "patch_size": patch, "ref_feat_shape": [side, side], "init_values": 0.1,
+                "global_pool": "", "use_post_transformer_norm": False, "class_token": class_token,
+            },
+        },
+        text_config={
+            "model_type": "llama", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": 83,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+            "head_dim": head_dim, "max_position_embeddings": 512, "rope_parameters": rope,
+            "tie_word_embeddings": tied, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_use_cls_token=class_token, projector_pooling_ratio=pooling, tie_word_embeddings=tied,
+        image_token_id=processor.image_token_id, video_token_id=processor.video_token_id,
+    )  # fmt: skip
+    return save(folder, PerceptionLMForConditionalGeneration(config), processor, seed)
+
+
+def kosmos2(
+    folder: Path, *, seed: int, image_size: int = 28, picture: tuple[int, int] | None = None, latents: int = 5,
+    layers: int = 2, heads: int = 4, hidden: int = 32, vision_heads: int = 2, tied: bool = True, vocab: int = 1216,
+    **text: Any,
+) -> Path:  # fmt: skip
+    """KOSMOS-2, whose processor makes pictures of `picture` (height, width)."""
+    torch.manual_seed(seed)
+    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "kosmos2")
+    height, width = picture or (image_size, image_size)
+    processor.image_processor.size = processor.image_processor.crop_size = {"height": height, "width": width}
+    config = Kosmos2Config(
+        text_config={
+            "vocab_size": vocab, "embed_dim": hidden, "ffn_dim": 83, "layers": layers, "attention_heads": heads,
+            "max_position_embeddings": 256, "dropout": 0.0, "tie_word_embeddings": tied, **text,
+        },
+        vision_config={
+            "hidden_size": 24 * vision_heads, "intermediate_size": 67, "num_hidden_layers": 2,
+            "num_attention_heads": vision_heads, "image_size": image_size, "patch_size": 14,
+        },
+        latent_query_num=latents, tie_word_embeddings=tied,
+    )  # fmt: skip
+    return save(folder, Kosmos2ForConditionalGeneration(config), processor, seed)
+
+
+Row = tuple[Callable[..., Path], dict[str, Any]]
+
+#: One row a model: what makes it, and how it differs from what the function makes otherwise.
+PALIGEMMA: dict[str, Row] = {
+    "smallest": (paligemma, {"image_size": 28, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16}),
+    "no groups": (paligemma, {"image_size": 42, "heads": 3, "kv_heads": 3, "hidden": 48}),
+    "one key head": (paligemma, {"image_size": 56, "heads": 5, "kv_heads": 1, "hidden": 40, "layers": 3}),
+    "wide heads": (paligemma, {"image_size": 28, "heads": 2, "kv_heads": 1, "head_dim": 64, "layers": 3}),
+    "window shorter than the prefix": (
+        paligemma, {"image_size": 84, "layers": 4, "sliding_window": 8}
+    ),
+    "window that ends during the answer": (paligemma, {"image_size": 28, "layers": 3, "sliding_window": 20}),
+    "window of two": (paligemma, {"image_size": 28, "sliding_window": 2}),
+    "large picture": (paligemma, {"image_size": 112, "heads": 6, "kv_heads": 3, "hidden": 24, "vision_heads": 3}),
+    "224 pixels": (paligemma, {"image_size": 224, "positions": 1024, "sliding_window": 4096}),
+    "448 pixels": (paligemma, {"image_size": 448, "positions": 2048, "sliding_window": 4096}),
+    "896 pixels": (paligemma, {"image_size": 896, "positions": 8192, "sliding_window": 4096, "heads": 2}),
+    "no soft-capping": (
+        paligemma, {"image_size": 28, "attn_logit_softcapping": None, "final_logit_softcapping": None}
+    ),
+    "strong soft-capping": (
+        paligemma, {"image_size": 42, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+    ),
+    "head of its own": (paligemma, {"image_size": 28, "tied": False, "vocab": 1531}),
+    "odd vocabulary": (paligemma, {"image_size": 28, "vocab": 1777, "query_pre_attn_scalar": 100}),
+    "flag that no mask reads": (paligemma, {"image_size": 28, "use_bidirectional_attention": False}),
+    "Gemma, one key head": (paligemma, {"text": GemmaConfig, "image_size": 42, "kv_heads": 1}),
+    "Gemma, groups": (
+        paligemma, {"text": GemmaConfig, "image_size": 28, "heads": 6, "hidden": 48, "head_dim": 32, "layers": 3}
+    ),
+    "Gemma, head of its own": (
+        paligemma, {"text": GemmaConfig, "image_size": 56, "tied": False, "vocab": 1531}
+    ),
+}  # fmt: skip
+PERCEPTION_LM: dict[str, Row] = {
+    "smallest": (perception_lm, {"layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "vision_heads": 1, "depth": 1}),
+    "pooling": (perception_lm, {"tile": 56, "pooling": 2, "heads": 6, "kv_heads": 3, "hidden": 48}),
+    "no class token": (perception_lm, {"class_token": False, "tiles": 6, "vision_heads": 3, "depth": 3}),
+    "one tile": (perception_lm, {"mode": "vanilla", "tile": 42, "patch": 7, "pooling": 3, "kv_heads": 1}),
+    "head of its own": (perception_lm, {"tied": False, "vocab": 397, "scaled": False, "layers": 3}),
+    "pooling that leaves a rest": (perception_lm, {"tile": 42, "patch": 14, "pooling": 2, "head_dim": 32, "tiles": 1}),
+}
+KOSMOS2: dict[str, Row] = {
+    "smallest": (kosmos2, {"layers": 1, "heads": 1, "hidden": 16, "vision_heads": 1, "latents": 2}),
+    "positions interpolated": (kosmos2, {"picture": (56, 42), "latents": 7}),
+    "positions interpolated, smaller": (kosmos2, {"image_size": 56, "picture": (28, 28), "hidden": 48, "heads": 6}),
+    "embeddings not scaled": (kosmos2, {"scale_embedding": False, "activation_function": "relu", "layers": 3}),
+    "head of its own": (kosmos2, {"tied": False, "vocab": 1177, "image_size": 42, "latents": 20}),
+}

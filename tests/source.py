@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transformers imports)
 import torch
-from onnx_vlm.runtime import VLM, image
-from PIL import Image
-from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+from onnx_vlm.runtime import VLM
+from onnx_vlm.runtime.inputs import Request
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 #: Largest difference of a stage, relative to the largest value of the source's. float32 sums in another order differ by
 #: some 1e-6; a wrong mask, position or scale by more than 1e-2.
 TOLERANCE = 1e-4
+
+
+def ask(prompt: Any, images: Any = (), videos: Any = (), bboxes: Any = None) -> Request:
+    """A request to both models."""
+    return Request(prompt, list(images), list(videos), bboxes)
 
 
 def relative_error(ours: np.ndarray, source: np.ndarray) -> float:
@@ -30,44 +38,81 @@ class Answer:
     logits: np.ndarray
 
 
-@dataclass
 class Source:
-    """A checkpoint in transformers, in float32."""
+    """A checkpoint in transformers, in float32; a subclass says how its processor is asked.
 
-    folder: Path
-    model: PaliGemmaForConditionalGeneration = field(init=False)
+    Attributes:
+        batches: whether transformers answers a padded batch as it answers each row.
+    """
 
-    def __post_init__(self) -> None:
-        self.processor = AutoProcessor.from_pretrained(self.folder)
-        self.model = PaliGemmaForConditionalGeneration.from_pretrained(self.folder, dtype=torch.float32).eval()
+    batches = True
 
-    def inputs(self, prompts: list[str], pictures: list[Image.Image]) -> dict[str, torch.Tensor]:
-        inputs = self.processor(
-            images=[[picture] for picture in pictures], text=[f"<image>{prompt}" for prompt in prompts],
-            return_tensors="pt", padding=True,
-        )  # fmt: skip
-        inputs.pop("labels", None)
-        return dict(inputs)
+    def __init__(self, folder: Path) -> None:
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        """Arguments of the model for one request."""
+        raise NotImplementedError
+
+    def stages(self, request: Request) -> dict[str, np.ndarray]:
+        """Pixels, vision features and image embeddings of a request's pictures and videos, tile by tile."""
+        raise NotImplementedError
+
+    def generate(self, inputs: dict[str, torch.Tensor], **options: Any) -> Any:
+        return self.model.generate(**inputs, **options)
 
     @torch.inference_mode()
-    def answer(self, prompts: list[str], pictures: list[Image.Image], new_tokens: int) -> list[Answer]:
-        """Greedy answers, batched with left padding as transformers does it."""
-        inputs = self.inputs(prompts, pictures)
-        out = self.model.generate(
-            **inputs, max_new_tokens=new_tokens, do_sample=False, return_dict_in_generate=True, output_logits=True
+    def answer(self, requests: Sequence[Request], new_tokens: int, **options: Any) -> list[Answer]:
+        """Answers, greedy unless options say otherwise; batched with left padding where transformers can do it."""
+        rows = [self.inputs(request) for request in requests]
+        batches = [_padded(rows, self.model.generation_config.pad_token_id)] if self.batches else rows
+        return [answer for batch in batches for answer in self._answer(batch, new_tokens, options)]
+
+    def _answer(self, inputs: dict[str, torch.Tensor], new_tokens: int, options: dict[str, Any]) -> list[Answer]:
+        out = self.generate(
+            inputs,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **options,
         )
-        logits = torch.stack(out.logits, 1).numpy()
         ends = np.atleast_1d(self.model.generation_config.eos_token_id)
+        logits = torch.stack(out.logits, 1).numpy()
         answers = []
-        for row, scores in zip(out.sequences[:, inputs["input_ids"].shape[1] :].tolist(), logits):
+        for index, row in enumerate(out.sequences[:, inputs["input_ids"].shape[1] :].tolist()):
             length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
-            answers.append(Answer(row[:length], scores[:length]))
+            answers.append(Answer(row[:length], logits[index][:length]))
         return answers
 
+
+def _padded(rows: list[dict[str, torch.Tensor]], pad: int) -> dict[str, torch.Tensor]:
+    """Inputs of several rows as a batch: text padded on the left, tiles in one row."""
+    longest = max(row["input_ids"].shape[1] for row in rows)
+    batch = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        some = [row[name] for row in rows if name in row]
+        if name.startswith("pixel_values"):
+            batch[name] = torch.cat([one.flatten(0, -4) for one in some])[None if some[0].ndim == 5 else slice(None)]
+        else:
+            fill = pad if name == "input_ids" else 0
+            batch[name] = torch.cat(
+                [torch.nn.functional.pad(one, (longest - one.shape[1], 0), value=fill) for one in some]
+            )
+    return batch
+
+
+class PaliGemmaSource(Source):
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        text = "<image>" * len(request.images) + request.prompt
+        inputs = dict(self.processor(images=[request.images], text=[text], return_tensors="pt"))
+        inputs.pop("labels", None)
+        return inputs
+
     @torch.inference_mode()
-    def stages(self, prompt: str, picture: Image.Image) -> dict[str, np.ndarray]:
-        """Pixels, vision features and image embeddings of one picture."""
-        pixels = self.inputs([prompt], [picture])["pixel_values"]
+    def stages(self, request: Request) -> dict[str, np.ndarray]:
+        pixels = self.inputs(request)["pixel_values"]
         features = self.model.get_image_features(pixels)
         return {
             "pixel_values": pixels.numpy(),
@@ -76,18 +121,91 @@ class Source:
         }
 
 
-def stage_errors(vlm: VLM, source: Source, prompt: str, picture: Image.Image, new_tokens: int) -> dict[str, float]:
+class PerceptionLMSource(Source):
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        messages = request.prompt
+        if isinstance(messages, str):
+            media = [{"type": "image"}] * len(request.images) + [{"type": "video"}] * len(request.videos)
+            messages = [{"role": "user", "content": [*media, {"type": "text", "text": request.prompt}]}]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        inputs = self.processor(
+            text=text, images=request.images or None, add_special_tokens=False,
+            videos=list(request.videos) or None, return_tensors=None,
+        )  # fmt: skip
+        tensors = {name: torch.tensor(inputs[name]) for name in ("input_ids", "attention_mask")}
+        for name in ("pixel_values", "pixel_values_videos"):
+            if name in inputs:
+                tensors[name] = torch.cat([torch.as_tensor(np.asarray(one)) for one in inputs[name]])[None]
+        return tensors
+
+    @torch.inference_mode()
+    def stages(self, request: Request) -> dict[str, np.ndarray]:
+        inputs = self.inputs(request)
+        pixels = torch.cat([inputs[name] for name in ("pixel_values", "pixel_values_videos") if name in inputs], 1)
+        features = self.model.model.get_image_features(pixels)
+        dropped = int(self.model.config.vision_use_cls_token)
+        return {
+            "pixel_values": pixels[0].numpy(),
+            "vision_features": features.last_hidden_state[:, dropped:].numpy(),
+            "image_embeds": features.pooler_output.numpy(),
+        }
+
+
+class Kosmos2Source(Source):
+    batches = False  # it counts padding into the positions of decoded tokens
+
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        image = request.images[0] if request.images else None
+        inputs = self.processor(
+            images=image, text=request.prompt, bboxes=request.bboxes,
+            num_image_tokens=self.model.config.latent_query_num, return_tensors="pt",
+        )  # fmt: skip
+        return dict(inputs)
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As `Kosmos2Model.get_image_features` computes them; `Kosmos2ForConditionalGeneration` has no such method."""
+        vision = self.model.vision_model
+        features = vision(pixels, interpolate_pos_encoding=True).last_hidden_state
+        return torch.nn.functional.normalize(vision.model.post_layernorm(features), dim=-1)
+
+    def generate(self, inputs: dict[str, torch.Tensor], **options: Any) -> Any:
+        inputs = dict(inputs)
+        if (pixels := inputs.pop("pixel_values", None)) is None:
+            return self.model.text_model.generate(**inputs, **options)
+        embeds, _ = self.model.image_to_text_projection(self._features(pixels))
+        return self.model.generate(image_embeds=embeds, **inputs, **options)
+
+    @torch.inference_mode()
+    def stages(self, request: Request) -> dict[str, np.ndarray]:
+        pixels = self.inputs(request)["pixel_values"]
+        features = self._features(pixels)
+        return {
+            "pixel_values": pixels.numpy(),
+            "vision_features": features.numpy(),
+            "image_embeds": self.model.image_to_text_projection(features)[0].numpy(),
+        }
+
+
+def open_source(folder: Path) -> Source:
+    """The source model of a checkpoint."""
+    kinds = {"paligemma": PaliGemmaSource, "perception_lm": PerceptionLMSource, "kosmos-2": Kosmos2Source}
+    from transformers import AutoConfig
+
+    return kinds[AutoConfig.from_pretrained(folder).model_type](folder)
+
+
+def stage_errors(vlm: VLM, source: Source, request: Request, new_tokens: int) -> dict[str, float]:
     """The relative error of every stage; the steps are fed the ids that the source chose."""
-    (answer,) = source.answer([prompt], [picture], new_tokens)
-    theirs = source.stages(prompt, picture)
+    (answer,) = source.answer([request], new_tokens)
     engine = vlm._engine
-    tiles = image.tiles(image.read(picture), vlm.manifest.image)
-    (features,) = engine._vision.run({"pixel_values": tiles})
-    embeds = engine.encode_images(tiles)
-    rows = [engine.merge(vlm._prompts.encode(prompt, 1), embeds)]
-    logits, run = engine.start(rows, new_tokens)
+    prompt, _ = vlm._encode(request)
+    ours, theirs = {}, {}
+    if prompt.tiles:
+        tiles, theirs = np.concatenate(prompt.tiles), source.stages(request)
+        (features,) = engine._vision.run({"pixel_values": tiles})
+        ours = {"pixel_values": tiles, "vision_features": features, "image_embeds": engine.encode_images(tiles)}
+    logits, run = engine.start([engine.embed(prompt)], new_tokens)
     steps = [logits] + [run.step(np.array([token])) for token in answer.ids[:-1]]
-    ours = {"pixel_values": tiles, "vision_features": features, "image_embeds": embeds}
     errors = {name: relative_error(ours[name], theirs[name]) for name in ours}
     errors["prefill logits"] = relative_error(steps[0], answer.logits[:1])
     if len(steps) > 1:

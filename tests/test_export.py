@@ -137,7 +137,10 @@ def edit_config(checkpoint: Path, **changes: object) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
-        (lambda folder: edit_config(folder, model_type="llava"), "'llava' is not supported; supported: paligemma"),
+        (
+            lambda folder: edit_config(folder, model_type="llava"),
+            "'llava' is not supported; supported: kosmos-2, paligemma, perception_lm",
+        ),
         (lambda folder: (folder / TENSORS).unlink(), "only safetensors"),
         (lambda folder: (folder / TENSORS).write_bytes(b"no tensors"), TENSORS),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),

@@ -15,7 +15,7 @@ import pytest
 from helpers import REPOSITORY
 
 ROOMS = ("graphs", "export", "runtime")
-HEAVY = ("torch", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir")
+HEAVY = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir")
 
 
 def sources(room: str) -> list[Path]:
@@ -24,8 +24,8 @@ def sources(room: str) -> list[Path]:
 
 def test_public_names():
     assert onnx_vlm.runtime.__all__ == [
-        "VLM", "Box", "BundleError", "Generation", "GenerationError", "InputError", "ProviderError", "VLMError", "draw",
-        "load",
+        "VLM", "Box", "BundleError", "Entity", "Generation", "GenerationError", "InputError", "ProviderError",
+        "VLMError", "draw", "load",
     ]  # fmt: skip
     assert onnx_vlm.export.__all__ == ["export_model", "register"]
     for module in (onnx_vlm.graphs, onnx_vlm.export, onnx_vlm.runtime):

@@ -1,57 +1,98 @@
-"""The exported trained checkpoint against transformers: every stage, every token."""
+"""The exported trained checkpoints against transformers: every stage, every token, greedy and with beams."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import shapes
-from helpers import CHECKPOINT
+from helpers import CHECKPOINTS
 from onnx_vlm.runtime import VLM, load
+from onnx_vlm.runtime.inputs import Request
 from PIL import Image
-from source import TOLERANCE, Source, assert_same_tokens, stage_errors
+from source import TOLERANCE, Source, ask, assert_same_tokens, open_source, stage_errors
 
+FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
 PHOTOGRAPHS = (
     "000000039769.png", "astronaut.png", "australia.jpg", "cars.jpg", "cat.png", "chelsea.png", "coffee.png",
     "corgi.jpg", "cow_in_beach.jpg", "dog.png", "rocket.jpg", "snowman.png", "two_dogs.jpg",
 )  # fmt: skip
+NEW_TOKENS = 48
 
 
-@pytest.fixture(scope="module")
-def vlm(bundle: Path) -> VLM:
-    return load(bundle)
+def frames(seed: int) -> np.ndarray:
+    """Four frames of a clip, (frames, height, width, 3) of uint8."""
+    return np.stack([np.asarray(shapes.draw(scene, 112, 112)) for scene in shapes.clip(seed)[0][::3]])
 
 
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return Source(CHECKPOINT)
-
-
-def test_held_out_pictures(vlm: VLM, source: Source):
-    """60 pictures, all six questions about each in one ragged batch."""
-    for seed in range(shapes.HELD_OUT + 500, shapes.HELD_OUT + 560):
-        scene = shapes.scene(seed)
-        prompts = [question.prompt for question in shapes.questions(scene)]
-        pictures = [shapes.draw(scene)] * len(prompts)
-        ours = vlm.generate(prompts, pictures, max_new_tokens=48)
-        for prompt, answer, truth in zip(prompts, ours, source.answer(prompts, pictures, 48)):
-            assert_same_tokens(answer.token_ids, truth, f"picture {seed}, {prompt!r}")
-
-
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_photographs(vlm: VLM, source: Source, assets: Path, name: str):
-    picture = Image.open(assets / "images" / name)
-    prompts = ["caption", "detect red circle", "how many squares"]
-    ours = vlm.generate(prompts, [picture] * 3, max_new_tokens=32)
-    for prompt, answer, truth in zip(prompts, ours, source.answer(prompts, [picture] * 3, 32)):
-        assert_same_tokens(answer.token_ids, truth, f"{name}, {prompt!r}")
-    errors = stage_errors(vlm, source, "caption", picture, 16)
-    assert max(errors.values()) < TOLERANCE, errors
-
-
-@pytest.mark.parametrize("seed", range(shapes.HELD_OUT, shapes.HELD_OUT + 5))
-def test_stages(vlm: VLM, source: Source, seed: int):
+def questions(name: str, seed: int) -> list[Request]:
+    """What a checkpoint was trained for, about one held-out scene."""
     scene = shapes.scene(seed)
-    errors = stage_errors(vlm, source, f"detect {scene.things[0].name}", shapes.draw(scene), 24)
-    assert set(errors) == {"pixel_values", "vision_features", "image_embeds", "prefill logits", "step logits"}
-    assert max(errors.values()) < TOLERANCE, errors
+    picture = shapes.draw(scene)
+    if name == "kosmos2":
+        return [ask(question.prompt, [picture]) for question in shapes.grounded_questions(scene)]
+    if name == "perception_lm":
+        asked = [ask(question.prompt, [picture]) for question in shapes.chat_questions(scene)]
+        return [*asked, ask(shapes.clip(seed)[1].prompt, [], [frames(seed)])]
+    return [ask(question.prompt, [picture]) for question in shapes.questions(scene)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def vlm(bundles: Callable[[str], Path], name: str) -> VLM:
+    return load(bundles(name))
+
+
+@pytest.fixture(scope="module")
+def source(name: str) -> Source:
+    return open_source(CHECKPOINTS / name)
+
+
+def generate(vlm: VLM, requests: list[Request], **options: object) -> list[list[int]]:
+    prompts, images, videos = zip(*((request.prompt, request.images, request.videos) for request in requests))
+    bboxes = [request.bboxes for request in requests]
+    answers = vlm.generate(prompts, images, videos, bboxes=bboxes, max_new_tokens=NEW_TOKENS, **options)
+    return [answer.token_ids for answer in answers]
+
+
+def test_held_out_pictures(vlm: VLM, source: Source, name: str):
+    """All questions about a picture in one ragged batch."""
+    for seed in range(shapes.HELD_OUT + 500, shapes.HELD_OUT + 530):
+        requests = questions(name, seed)
+        for request, ours, truth in zip(requests, generate(vlm, requests), source.answer(requests, NEW_TOKENS)):
+            assert_same_tokens(ours, truth, f"picture {seed}, {request.prompt!r}")
+
+
+def test_beams(vlm: VLM, source: Source, name: str):
+    """Several widths and penalties, one by one and in a ragged batch."""
+    requests = questions(name, shapes.HELD_OUT + 600)
+    for options in ({"num_beams": 2}, {"num_beams": 4, "length_penalty": 0.0}, {"num_beams": 5, "length_penalty": 3.0}):
+        together = generate(vlm, requests, **options)
+        for request, ours in zip(requests, together):
+            (truth,) = source.answer([request], NEW_TOKENS, **options)
+            assert ours == truth.ids, (request.prompt, options)
+            assert generate(vlm, [request], **options) == [truth.ids], (request.prompt, options)
+
+
+def test_photographs(vlm: VLM, source: Source, assets: Path, name: str):
+    for file in PHOTOGRAPHS:
+        picture = Image.open(assets / "images" / file)
+        requests = [ask(request.prompt, [picture]) for request in questions(name, shapes.HELD_OUT) if request.images]
+        for request, ours, truth in zip(requests, generate(vlm, requests), source.answer(requests, NEW_TOKENS)):
+            assert_same_tokens(ours, truth, f"{file}, {request.prompt!r}")
+        errors = stage_errors(vlm, source, requests[0], 16)
+        assert max(errors.values()) < TOLERANCE, (file, errors)
+
+
+def test_stages(vlm: VLM, source: Source, name: str):
+    for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + 3):
+        for request in questions(name, seed):
+            errors = stage_errors(vlm, source, request, 24)
+            assert {"pixel_values", "vision_features", "image_embeds", "prefill logits"} <= set(errors)
+            assert max(errors.values()) < TOLERANCE, (request.prompt, errors)

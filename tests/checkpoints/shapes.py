@@ -118,9 +118,9 @@ def location(thing: Thing) -> str:
     return "".join(f"<loc{min(edge * 1024 // GRID, 1023):04d}>" for edge in edges)
 
 
-def detection(scene: Scene, *names: str) -> str:
-    """The answer to "detect NAME ; NAME": boxes and labels, separated by " ; "; empty where nothing is found."""
-    return " ; ".join(f"{location(thing)} {name}" for name in names for thing in scene.found(name))
+def detection(scene: Scene, name: str) -> str:
+    """The answer to "detect NAME": boxes and labels, separated by " ; "; empty where nothing is found."""
+    return " ; ".join(f"{location(thing)} {name}" for thing in scene.found(name))
 
 
 @dataclass(frozen=True)
@@ -133,20 +133,16 @@ class Question:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """Six questions: the caption, a thing, two kinds of thing, a thing that may not be there, and two counts."""
+    """Five questions: the caption, two things, a thing that may not be there, and a count."""
     random = np.random.default_rng([scene.seed, 2])
     present = sorted({thing.name for thing in scene.things})
     every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    one, other = str(random.choice(present)), str(random.choice(every))
-    pair = [str(random.choice(present)), str(random.choice(present if random.random() < 0.7 else every))]
-    pair = list(dict.fromkeys(pair))
-    counted = [str(shape) for shape in random.permutation(SHAPES)[:2]]
+    sought = [str(random.choice(present)), str(random.choice(present)), str(random.choice(every))]
+    counted = str(random.choice(SHAPES))
     return [
         Question("caption", "caption", caption(scene)),
-        Question("detect", f"detect {one}", detection(scene, one)),
-        Question("detect" if len(pair) == 1 else "detect two", f"detect {' ; '.join(pair)}", detection(scene, *pair)),
-        Question("detect", f"detect {other}", detection(scene, other)),
-        *(Question("count", f"how many {shape}s", str(scene.count(shape))) for shape in counted),
+        *(Question("detect", f"detect {name}", detection(scene, name)) for name in sought),
+        Question("count", f"how many {counted}s", str(scene.count(counted))),
     ]
 
 
@@ -173,3 +169,87 @@ def _iou(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     shared = max(0, height) * max(0, width)
     whole = sum(max(0, box[2] - box[0]) * max(0, box[3] - box[1]) for box in (a, b)) - shared
     return shared / whole if whole else 0.0
+
+
+def patches(thing: Thing) -> str:
+    """The box as two KOSMOS-2 tokens: its upper left and its lower right patch on a grid of 32 x 32."""
+    top, left = thing.top * 32 // GRID, thing.left * 32 // GRID
+    bottom, right = -(-thing.bottom * 32 // GRID) - 1, -(-thing.right * 32 // GRID) - 1
+    return f"<patch_index_{top * 32 + left:04d}><patch_index_{bottom * 32 + right:04d}>"
+
+
+def objects(things: list[Thing]) -> str:
+    return f"<object>{'</delimiter_of_multi_objects/>'.join(map(patches, things))}</object>"
+
+
+def grounded_questions(scene: Scene) -> list[Question]:
+    """Six prompts to complete: two captions, the boxes of a phrase, the names of what is in two boxes, a count."""
+    random = np.random.default_rng([scene.seed, 3])
+    kinds = sorted(Counter(thing.name for thing in scene.things).items())
+    parts = [
+        f"<phrase> {f'a {name}' if number == 1 else f'{number} {name}s'}</phrase>{objects(scene.found(name))}"
+        for name, number in kinds
+    ]
+    sought, number = kinds[int(random.integers(len(kinds)))]
+    boxed = [scene.things[int(index)] for index in random.permutation(2) % len(scene.things)]
+    counted = str(random.choice(SHAPES))
+    return [
+        Question("grounded", "<grounding> An image of", " and".join(parts)),
+        Question("caption", "An image of", f" {caption(scene)}"),
+        Question(
+            "phrase",
+            f"<grounding><phrase> {'the' if number == 1 else f'{number}'} {sought}{'s' * (number > 1)}</phrase>",
+            objects(scene.found(sought)),
+        ),
+        *(Question("box", f"<grounding><phrase> it</phrase>{objects([one])} is", f" a {one.name}") for one in boxed),
+        Question("count", f"Question: how many {counted}s? Answer:", f" {scene.count(counted)}"),
+    ]
+
+
+def is_right_grounded(question: Question, text: str) -> bool:
+    """Words and tags to the letter, spaces aside; boxes in number and order, each with an IoU of at least a half."""
+    given, true = (re.sub(r"<patch_index_\d+>|\s", "", answer) for answer in (text, question.answer))
+    ours, theirs = (_patch_boxes(answer) for answer in (text, question.answer))
+    return given == true and len(ours) == len(theirs) and all(_iou(a, b) >= 0.5 for a, b in zip(ours, theirs))
+
+
+def _patch_boxes(text: str) -> list[tuple[int, ...]]:
+    found = [int(number) for number in re.findall(r"<patch_index_(\d+)>", text)]
+    return [(a // 32, a % 32, b // 32 + 1, b % 32 + 1) for a, b in zip(found[::2], found[1::2])]
+
+
+WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  #: rows and columns a step
+FRAMES = 12  #: of a clip
+
+
+def chat_questions(scene: Scene) -> list[Question]:
+    """Five questions in words: what there is, two counts, whether a thing is there, which colour a shape has."""
+    random = np.random.default_rng([scene.seed, 4])
+    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    sought = str(random.choice(sorted(thing.name for thing in scene.things) if random.random() < 0.5 else every))
+    counted = [str(shape) for shape in random.permutation(SHAPES)[:2]]
+    coloured = scene.things[int(random.integers(len(scene.things)))].shape
+    colours = sorted({thing.colour for thing in scene.things if thing.shape == coloured})
+    return [
+        Question("describe", "Describe the picture.", caption(scene)),
+        *(Question("count", f"How many {shape}s are there?", str(scene.count(shape))) for shape in counted),
+        Question("presence", f"Is there a {sought}?", "yes" if scene.found(sought) else "no"),
+        Question("colour", f"Which colour has the {coloured}?", " and ".join(colours)),
+    ]
+
+
+def clip(seed: int) -> tuple[list[Scene], Question]:
+    """`FRAMES` scenes of one thing that moves evenly in one of four directions, and what happens in them."""
+    random = np.random.default_rng([seed, 5])
+    colour, shape, way = (str(random.choice(list(some))) for some in (COLOURS, SHAPES, WAYS))
+    size, travel = int(random.integers(6, 11)), int(random.integers(8, 17))
+    down, across = (step * travel for step in WAYS[way])
+    top, left = (
+        int(random.integers(max(0, -move), min(GRID - size, GRID - size - move) + 1)) for move in (down, across)
+    )
+    background = scene(seed).background
+    frames = []
+    for step in np.linspace(0, 1, FRAMES):
+        y, x = top + round(step * down), left + round(step * across)
+        frames.append(Scene((Thing(colour, shape, y, x, y + size, x + size),), background, seed))
+    return frames, Question("video", "What happens?", f"a {colour} {shape} moves {way}")

@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-BLOCKED = ("torch", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir", "onnx_vlm.export")
+BLOCKED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "onnx_vlm.export",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -44,20 +44,20 @@ def test_every_problem_of_a_manifest_is_named(copy: Path):
         data["colour"] = "blue"
         del data["prompt"]["after"]
         data["image"]["height"] = "tall"
-        data["image"]["resample"] = "magic"
-        data["image"]["mean"] = [0.5]
+        data["image"]["pixels"]["resample"] = "magic"
+        data["image"]["pixels"]["mean"] = [0.5]
         data["generation"]["eos_token_ids"] = [1, "2"]
 
     edit(copy, damage)
     message = refused(copy)
     for said in (
-        "colour: unknown", "prompt.after: missing", "image.height: 'tall' is not int", "image.resample: 'magic'",
-        "image.mean: [0.5]", "generation.eos_token_ids.1: '2' is not int",
+        "colour: unknown", "prompt.after: missing", "image.height: 'tall' is not int", "image.pixels.resample: 'magic'",
+        "image.pixels.mean: [0.5]", "generation.eos_token_ids.1: '2' is not int",
     ):  # fmt: skip
         assert said in message
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [manifest.FORMAT + 1, 1, "2", None])
 def test_another_format_is_refused(copy: Path, version: object):
     edit(copy, lambda data: data.update(format=version))
     assert f"format is {version!r}" in refused(copy)

@@ -27,10 +27,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_held_out_pictures_are_answered(vlm: VLM, capsys: pytest.CaptureFixture[str]):
-    """At least 95 % right of each task; a box is right if it covers the true one by half or more (IoU).
-
-    Prompts for two kinds at once ("detect two") are harder for this model; their share is printed.
-    """
+    """At least 95 % right of each task; a box is right if it covers the true one by half or more (IoU)."""
     right: dict[str, list[bool]] = {}
     for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + 200):
         scene = shapes.scene(seed)
@@ -40,7 +37,7 @@ def test_held_out_pictures_are_answered(vlm: VLM, capsys: pytest.CaptureFixture[
     shares = {task: np.mean(results) for task, results in right.items()}
     with capsys.disabled():
         print("\n" + "  ".join(f"{task} {share:.1%}" for task, share in shares.items()))
-    assert min(shares[task] for task in ("caption", "detect", "count")) >= 0.95
+    assert min(shares.values()) >= 0.95
 
 
 def test_boxes_are_in_pixels_of_the_given_picture(vlm: VLM):
@@ -68,7 +65,7 @@ def test_prompts_together_are_answered_as_one_by_one(vlm: VLM):
 def test_several_pictures_for_one_prompt(vlm: VLM):
     picture = shapes.draw(shapes.scene(shapes.HELD_OUT))
     one, two = vlm.generate("caption", picture), vlm.generate("caption", [picture, picture])
-    assert two.prompt_tokens - one.prompt_tokens == vlm.manifest.prompt.image_tokens
+    assert two.prompt_tokens - one.prompt_tokens == 16
 
 
 def test_an_answer_says_how_it_ended(vlm: VLM):

@@ -9,7 +9,7 @@ from onnx_vlm.runtime import Box, draw
 from onnx_vlm.runtime.grounding import boxes
 from PIL import Image
 
-FORMAT = LocationTokens("<loc{:04d}>", 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
+FORMAT = LocationTokens("locations", "<loc{:04d}>", "<seg{:03d}>", 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
 
 
 def test_one_box_in_pixels_of_the_picture():
@@ -35,6 +35,11 @@ def test_a_box_needs_four_tokens():
     assert boxes("<loc0001><loc0002><loc0003> cat", FORMAT, 10, 10) == []
     assert boxes("<loc0001>" * 5, FORMAT, 10, 10) == []
     assert boxes("no box at all", FORMAT, 10, 10) == []
+
+
+def test_codes_of_a_segmentation_are_no_label():
+    text = "<loc0000><loc0000><loc0512><loc0512><seg012><seg127> cat ; <loc0001><loc0002><loc0003><loc0004><seg001> dog"
+    assert [box.label for box in boxes(text, FORMAT, 10, 10)] == ["cat", "dog"]
 
 
 def test_a_box_may_lack_a_label():

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_vlm.graphs.manifest import Resize
+from onnx_vlm.graphs.manifest import Pixels, Resize
 from onnx_vlm.runtime import InputError
 from onnx_vlm.runtime.image import read, tiles
 from PIL import Image
 
-RECIPE = Resize(14, 28, "bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+RECIPE = Resize("resize", 14, 28, Pixels("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
 @pytest.fixture

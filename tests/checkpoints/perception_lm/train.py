@@ -1,0 +1,291 @@
+"""Train the tiny PerceptionLM checkpoint in this folder, print its held-out accuracy and save it.
+
+    python tests/checkpoints/perception_lm/train.py [--steps N] [--output FOLDER]
+
+Takes about a quarter of an hour on two cores and needs torch, transformers, timm, torchvision and tokenizers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import shapes  # noqa: E402
+import training  # noqa: E402
+from training import BATCH, Losses, PatchHead  # noqa: E402
+from transformers import (  # noqa: E402
+    GenerationConfig,
+    PerceptionLMConfig,
+    PerceptionLMForConditionalGeneration,
+    PerceptionLMImageProcessor,
+    PerceptionLMProcessor,
+    PerceptionLMVideoProcessor,
+    PreTrainedTokenizerFast,
+)
+
+TILE, PATCH, POOLING = 56, 14, 2
+SIDE = TILE // PATCH
+TILE_TOKENS = (SIDE // POOLING) ** 2
+SCENES, CLIPS, CLIPS_A_BATCH, SAMPLED = 24_000, 6_000, 8, 4
+SYSTEM = "You see shapes."
+SPECIAL = (
+    "<|begin_of_text|>", "<|end_of_text|>", "<|image|>", "<|video|>", "<|start_header_id|>", "<|end_header_id|>",
+    "<|eot_id|>",
+)  # fmt: skip
+TEMPLATE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '" + SYSTEM + "' %}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\n' + system + '<|eot_id|>' }}"
+    "{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}<|image|>{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'video') %}<|video|>{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] | trim }}{% endfor %}"
+    "{{ '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+# How Llama 3's tokenizer cuts text before merging.
+PIECES = (
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"""
+)
+
+
+def build_processor() -> PerceptionLMProcessor:
+    """The real processor over a small byte-level tokenizer."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trained.decoder = decoders.ByteLevel()
+    questions = [q for seed in range(2_000) for q in (*shapes.chat_questions(shapes.scene(seed)), shapes.clip(seed)[1])]
+    sentences = [text for q in questions for text in (q.prompt, q.answer, "system\n\n", "user\n\n", "assistant\n\n")]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator([*sentences, SYSTEM, "0123456789"], trainer)
+    trained.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", pad_token="<|end_of_text|>",
+        extra_special_tokens={"image_token": "<|image|>", "video_token": "<|video|>"},
+    )  # fmt: skip
+    size = {"height": TILE, "width": TILE}
+    stats = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    images = PerceptionLMImageProcessor(tile_size=TILE, max_num_tiles=4, size=size, **stats)
+    videos = PerceptionLMVideoProcessor(size=size, **stats)
+    return PerceptionLMProcessor(
+        videos, images, tokenizer, patch_size=PATCH, pooling_ratio=POOLING, chat_template=TEMPLATE
+    )
+
+
+def build_model(processor: PerceptionLMProcessor) -> PerceptionLMForConditionalGeneration:
+    """PerceptionLM with all its parts, made small: a class token, pooling, Llama 3's rotary scaling."""
+    vision = {
+        "model_type": "timm_wrapper", "architecture": "vit_pe_lang_large_patch14_448", "do_pooling": True,
+        "model_args": {
+            "embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.375, "img_size": [TILE, TILE],
+            "patch_size": PATCH, "ref_feat_shape": [SIDE, SIDE], "init_values": 0.1, "global_pool": "",
+            "use_post_transformer_norm": False,
+        },
+    }  # fmt: skip
+    tokenizer = processor.tokenizer
+    text = {
+        "model_type": "llama", "vocab_size": 64 * math.ceil(len(tokenizer) / 64), "hidden_size": 128,
+        "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 32, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 512,
+        },
+    }  # fmt: skip
+    config = PerceptionLMConfig(
+        vision_config=vision, text_config=text, vision_use_cls_token=True, projector_pooling_ratio=POOLING,
+        image_token_id=processor.image_token_id, video_token_id=processor.video_token_id,
+    )  # fmt: skip
+    model = PerceptionLMForConditionalGeneration(config)
+    for layer in (model.model.multi_modal_projector, *model.model.language_model.layers):
+        training.spread(layer)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_(0, 128**-0.5)
+        for name, weight in model.model.vision_tower.named_parameters():
+            if "gamma" in name:  # timm's 0.1 is meant for deep towers
+                weight.fill_(1)
+            elif weight.ndim == 2:
+                weight.normal_(0, 0.7 * weight.shape[1] ** -0.5)
+    return model
+
+
+def conversation(
+    processor: PerceptionLMProcessor, media: str, asked: list[shapes.Question]
+) -> tuple[list[int], list[bool]]:
+    """Ids of a conversation about some media, and which of them are answers; as the chat template would write it."""
+    tokenizer = processor.tokenizer
+    text = f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"
+    ids, answers = tokenizer(text, add_special_tokens=False)["input_ids"], []
+    for question in asked:
+        asks = f"<|start_header_id|>user<|end_header_id|>\n\n{media}{question.prompt}<|eot_id|>"
+        asks += "<|start_header_id|>assistant<|end_header_id|>\n\n"
+        media = ""
+        ids = ids + tokenizer(asks, add_special_tokens=False)["input_ids"]
+        answers += [False] * (len(ids) - len(answers))
+        ids = ids + tokenizer(f"{question.answer}<|eot_id|>", add_special_tokens=False)["input_ids"]
+        answers += [True] * (len(ids) - len(answers))
+    return ids, answers
+
+
+def tiled(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tiles of a scene as the image processor cuts them, (5, size, size, 3) uint8, and what their patches show."""
+    scene = shapes.scene(seed)
+    drawn = shapes.draw(scene, *[(112, 168, 224)[seed % 3]] * 2)
+    whole = np.asarray(drawn.resize((2 * TILE, 2 * TILE), 3)).reshape(2, TILE, 2, TILE, 3).swapaxes(1, 2)
+    tiles = np.concatenate([np.asarray(drawn.resize((TILE, TILE), 3))[None], whole.reshape(4, TILE, TILE, 3)])
+    half = shapes.GRID // 2
+    corners = [(top, left) for top in (0, half) for left in (0, half)]
+    targets = [training.patch_targets(scene, SIDE)]
+    targets += [training.patch_targets(scene, SIDE, top, left, half) for top, left in corners]
+    return tiles, np.stack(targets)
+
+
+def sampled(seed: int) -> np.ndarray:
+    """The frames of a clip that are looked at, (frames, size, size, 3) of uint8."""
+    frames, _ = shapes.clip(seed)
+    chosen = [frames[index * shapes.FRAMES // SAMPLED] for index in range(SAMPLED)]
+    return np.stack([np.asarray(shapes.draw(frame, 112, 112).resize((TILE, TILE), 3)) for frame in chosen])
+
+
+def normalised(pixels: np.ndarray) -> torch.Tensor:
+    """Tiles (..., size, size, 3) of uint8 as pixel values (tiles, 3, size, size)."""
+    return torch.from_numpy(pixels).flatten(0, -4).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def answer_loss(
+    model: PerceptionLMForConditionalGeneration,
+    media_id: int,
+    embeds: torch.Tensor,
+    rows: list[tuple[list[int], list[bool]]],
+) -> tuple[torch.Tensor, int]:
+    """The summed loss of the answers' tokens and their number; `embeds` (tiles, tokens, hidden) in the rows' order."""
+    ids, labels = training.padded([(ids, []) for ids, _ in rows], 0)
+    for target, given, (row, answers) in zip(labels, ids, rows):
+        target[: len(row)] = torch.where(torch.tensor(answers), given[: len(row)], -100)
+    inputs = model.get_input_embeddings()(ids)
+    inputs = inputs.masked_scatter((ids == media_id)[..., None], embeds)
+    loss = training.answer_loss(
+        labels, lambda kept: model(inputs_embeds=inputs, use_cache=False, logits_to_keep=kept).logits
+    )
+    return loss, int((labels >= 0).sum())
+
+
+def train(
+    model: PerceptionLMForConditionalGeneration, processor: PerceptionLMProcessor, seeing_steps: int, steps: int
+) -> None:
+    """First the vision tower learns to see, then the rest of the model learns to answer from what it sees."""
+    started = time.monotonic()
+    with ProcessPoolExecutor(2) as pool:
+        tiles, targets = map(np.stack, zip(*pool.map(tiled, range(SCENES), chunksize=256)))
+        clips = np.stack(list(pool.map(sampled, range(CLIPS), chunksize=256)))
+    print(f"{SCENES} pictures and {CLIPS} clips drawn in {time.monotonic() - started:.0f} s", flush=True)
+    random = np.random.default_rng(0)
+    head = PatchHead(model.config.vision_config.model_args["embed_dim"])
+    image, video = "<|image|>" * 5 * TILE_TOKENS, "<|video|>" * SAMPLED * TILE_TOKENS
+
+    def see(pixels: np.ndarray) -> torch.Tensor:
+        return model.model.vision_tower(normalised(pixels)).last_hidden_state[:, 1:]
+
+    @torch.no_grad()
+    def remember(pixels: np.ndarray) -> torch.Tensor:
+        """What the tower sees in each picture or clip, (pictures, tiles, patches, width): it is not trained further."""
+        return torch.stack([see(some).bfloat16() for some in pixels])
+
+    def seeing() -> Losses:
+        chosen = random.integers(0, SCENES, BATCH)
+        return {"patches": head.loss(see(tiles[chosen]), torch.from_numpy(targets[chosen]).flatten(0, 1))}
+
+    def answering() -> Losses:
+        chosen = random.integers(0, SCENES, BATCH)
+        rows = []
+        for seed in chosen:
+            questions = shapes.chat_questions(shapes.scene(int(seed)))
+            asked = [questions[index] for index in random.permutation(len(questions))[: training.ASKED]]
+            rows.append(conversation(processor, image, asked))
+        project = model.model.multi_modal_projector
+        embeds = project(pictures_seen[chosen].flatten(0, 1).float())
+        still, words = answer_loss(model, processor.image_token_id, embeds, rows)
+        chosen = random.integers(0, CLIPS, CLIPS_A_BATCH)
+        rows = [conversation(processor, video, [shapes.clip(int(seed))[1]]) for seed in chosen]
+        embeds = project(clips_seen[chosen].flatten(0, 1).float())
+        moving, more = answer_loss(model, processor.video_token_id, embeds, rows)
+        return {"pictures": still / words, "clips": moving / more / 2}
+
+    model.train()
+    training.optimise({1.6e-3: [*model.model.vision_tower.parameters(), *head.parameters()]}, seeing_steps, seeing)
+    pictures_seen, clips_seen = remember(tiles), remember(clips)
+    tongue = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
+    training.optimise({4e-3: tongue}, steps, answering)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: PerceptionLMForConditionalGeneration, processor: PerceptionLMProcessor, pictures: int
+) -> dict[str, list[bool]]:
+    """Held-out questions answered right or wrong, per task."""
+    model.eval()
+    right: dict[str, list[bool]] = {}
+
+    def ask(kind: str, media, question: shapes.Question) -> None:
+        content = [{"type": kind}, {"type": "text", "text": question.prompt}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = processor(text=text, **{f"{kind}s": media}, return_tensors="pt", add_special_tokens=False)
+        answer = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        text = processor.tokenizer.decode(answer, skip_special_tokens=True)
+        right.setdefault(question.task, []).append(text == question.answer)
+
+    for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + pictures):
+        scene = shapes.scene(seed)
+        for question in shapes.chat_questions(scene):
+            ask("image", shapes.draw(scene), question)
+        frames, question = shapes.clip(seed)
+        chosen = [frames[index * shapes.FRAMES // SAMPLED] for index in range(SAMPLED)]
+        ask("video", np.stack([np.asarray(shapes.draw(frame, 112, 112)) for frame in chosen]), question)
+    return right
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeing-steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--output", type=Path, default=HERE)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    processor = build_processor()
+    model = build_model(processor)
+    print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(processor.tokenizer)} tokens", flush=True)
+    started = time.monotonic()
+    train(model, processor, options.seeing_steps, options.steps)
+    print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    model = model.to(torch.bfloat16)
+    tokenizer = processor.tokenizer
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=64, cache_implementation=None,
+    )  # fmt: skip
+    model.save_pretrained(options.output)
+    processor.save_pretrained(options.output)
+    saved = PerceptionLMForConditionalGeneration.from_pretrained(options.output, dtype=torch.float32)
+    training.report(evaluate(saved, processor, 200))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A fifth family, kept outside the package: LLaVA. This file is all that is known of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from onnx_vlm.export import attention, processing
+from onnx_vlm.export.checkpoint import Checkpoint, parse
+from onnx_vlm.export.decoder import RotaryDecoder
+from onnx_vlm.export.family import Behaviour, Stages
+from onnx_vlm.graphs import contract, manifest
+from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+
+
+class VisionEncoder(torch.nn.Module):
+    def __init__(self, tower: torch.nn.Module, layer: int) -> None:
+        super().__init__()
+        self.tower, self.layer = tower, layer
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer][:, 1:]
+
+
+def build(checkpoint: Checkpoint) -> Stages:
+    parsed = parse(LlavaConfig, checkpoint.config)
+    parsed._attn_implementation = attention.NAME
+    text, vision = parsed.text_config, parsed.vision_config
+    model = LlavaForConditionalGeneration(parsed)
+    model.tie_weights()
+    causal_lm = AutoModelForCausalLM.from_config(text)
+    causal_lm.model, causal_lm.lm_head = model.model.language_model, model.lm_head
+    decoder = RotaryDecoder(causal_lm, causal=True, first_position=0)
+    side, patches = vision.image_size, (vision.image_size // vision.patch_size) ** 2
+    return Stages(
+        model=model,
+        modules={
+            contract.VISION_ENCODER: VisionEncoder(model.model.vision_tower, parsed.vision_feature_layer),
+            contract.PROJECTOR: model.model.multi_modal_projector,
+            contract.DECODER: decoder,
+        },
+        graphs={
+            contract.VISION_ENCODER: contract.vision_encoder(side, side, patches, vision.hidden_size),
+            contract.PROJECTOR: contract.projector(patches, vision.hidden_size, patches, text.hidden_size),
+            contract.DECODER: contract.decoder(
+                text.num_hidden_layers, text.num_key_value_heads, text.head_dim, text.hidden_size, text.vocab_size
+            ),
+        },
+        embed_tokens=model.get_input_embeddings().weight,
+        constants={
+            "model.vision_tower.embeddings.position_ids": np.arange(patches + 1)[None],
+            **decoder.constants(),
+        },
+    )
+
+
+def behaviour(checkpoint: Checkpoint) -> Behaviour:
+    parsed = parse(LlavaConfig, checkpoint.config)
+    checkpoint.expect_token("<image>", parsed.image_token_id)
+    return Behaviour(
+        image=processing.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
+        prompt=manifest.Plain(
+            kind="plain",
+            start="<bos>",
+            image_start="",
+            image="<image>",
+            image_token_id=parsed.image_token_id,
+            image_end="",
+            before="USER: ",
+            after="\nASSISTANT:",
+            strip=False,
+            clean_up_spaces=False,
+            min_images=0,
+            max_images=None,
+        ),
+        embedding=manifest.Embedding(scale=1.0),
+        max_positions=parsed.text_config.max_position_embeddings,
+        eos_token_id=parsed.text_config.eos_token_id,
+    )
