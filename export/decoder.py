@@ -26,15 +26,22 @@ class Decoder(torch.nn.Module):
         causal_lm: a transformers `...ForCausalLM`.
         causal: whether a token sees only what stands before it. If not, the tokens of a prefill see each other, and a
             decoded token sees all before it.
+        head_dim: the width of an attention head.
     """
 
+    HEAD_DIM_MULTIPLE = 8  #: what the attention operator asks of `head_dim`
     cos_cache: torch.Tensor | None
     sin_cache: torch.Tensor | None
 
-    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool) -> None:
+    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, head_dim: int) -> None:
         super().__init__()
+        if head_dim % self.HEAD_DIM_MULTIPLE:
+            raise CheckpointError(
+                f"attention heads of {head_dim} are not supported, only multiples of {self.HEAD_DIM_MULTIPLE}"
+            )
         self.causal_lm = causal_lm
         self.causal = causal
+        self.head_dim = head_dim
         self.register_buffer("cos_cache", None)
         self.register_buffer("sin_cache", None)
 
@@ -69,8 +76,10 @@ class RotaryDecoder(Decoder):
         first_position: the rotary position of the first token.
     """
 
+    HEAD_DIM_MULTIPLE = 16  #: more when it rotates
+
     def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, first_position: int) -> None:
-        super().__init__(causal_lm, causal=causal)
+        super().__init__(causal_lm, causal=causal, head_dim=causal_lm.model.layers[0].self_attn.head_dim)
         config = causal_lm.config
         self.first_position = first_position
         self.window: int | None = getattr(config, "sliding_window", None)
@@ -79,7 +88,6 @@ class RotaryDecoder(Decoder):
         rope = causal_lm.model.rotary_emb.rope_type
         if rope in LENGTH_DEPENDENT:
             raise CheckpointError(f"rope_type {rope!r} is not supported: its angles depend on the prompt's length")
-        self.head_dim: int = causal_lm.model.layers[0].self_attn.head_dim
         rotary = torch.empty(config.max_position_embeddings, self.head_dim // 2)
         self.cos_cache, self.sin_cache = rotary, rotary.clone()
 

@@ -73,10 +73,15 @@ def find(model_type: str | None) -> Family:
     """The family of a `model_type`.
 
     Raises:
-        CheckpointError: for an unknown one, with those that are known.
+        CheckpointError: for an unknown one, with those that are known, or if a package that it needs is missing.
     """
     if model_type not in _MODULES:
         known = ", ".join(sorted(_MODULES))
         raise CheckpointError(f"model_type {model_type!r} is not supported; supported: {known}")
     family = _MODULES[model_type]
-    return importlib.import_module(family) if isinstance(family, str) else family
+    try:
+        return importlib.import_module(family) if isinstance(family, str) else family
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"exporting model_type {model_type!r} needs {error.name}; install it: pip install 'onnx-vlm[export]'"
+        ) from error

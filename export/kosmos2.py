@@ -58,8 +58,8 @@ class SinusoidalDecoder(Decoder):
     """The text model, with positions looked up in a table whose first row is that of the first token."""
 
     def __init__(self, causal_lm: torch.nn.Module) -> None:
-        super().__init__(causal_lm, causal=True)
         config = causal_lm.config
+        super().__init__(causal_lm, causal=True, head_dim=config.embed_dim // config.attention_heads)
         self.register_buffer("positions", torch.empty(config.max_position_embeddings, config.embed_dim))
 
     def constants(self) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     image = _resize(checkpoint)
     patches = (image.height // vision.patch_size) * (image.width // vision.patch_size) + 1
     interpolate = (image.height, image.width) != (vision.image_size, vision.image_size)
-    heads, tokens = text.attention_heads, parsed.latent_query_num
+    tokens = parsed.latent_query_num
     return Stages(
         model=model,
         modules={
@@ -102,7 +102,7 @@ def build(checkpoint: Checkpoint) -> Stages:
             contract.VISION_ENCODER: contract.vision_encoder(image.height, image.width, patches, vision.hidden_size),
             contract.PROJECTOR: contract.projector(patches, vision.hidden_size, tokens, text.embed_dim),
             contract.DECODER: contract.decoder(
-                text.layers, heads, text.embed_dim // heads, text.embed_dim, text.vocab_size
+                text.layers, text.attention_heads, decoder.head_dim, text.embed_dim, text.vocab_size
             ),
         },
         embed_tokens=model.get_input_embeddings().weight,

@@ -47,13 +47,13 @@ def telling_weights(model: torch.nn.Module) -> None:
 
 
 def paligemma(
-    folder: Path, *, seed: int, image_size: int, text: type = Gemma2Config, layers: int = 2, heads: int = 4,
-    kv_heads: int = 2, hidden: int = 32, head_dim: int = 16, vision_heads: int = 2, tied: bool = True,
-    vocab: int = 1536, positions: int = 256, **more: Any,
+    folder: Path, *, seed: int, image_size: int, files: Path = CHECKPOINTS / "paligemma2",
+    text: type = Gemma2Config, layers: int = 2, heads: int = 4, kv_heads: int = 2, hidden: int = 32,
+    head_dim: int = 16, vision_heads: int = 2, tied: bool = True, vocab: int = 1536, positions: int = 256, **more: Any,
 ) -> Path:  # fmt: skip
-    """PaliGemma (1 or 2 as `text` has it)."""
+    """PaliGemma (1 or 2 as `text` has it), with the processor in `files`."""
     torch.manual_seed(seed)
-    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "paligemma2")
+    processor = AutoProcessor.from_pretrained(files)
     processor.image_processor.size = {"height": image_size, "width": image_size}
     processor.image_processor.image_seq_length = (image_size // 14) ** 2
     vision = SiglipVisionConfig(
@@ -76,13 +76,14 @@ def paligemma(
 
 
 def perception_lm(
-    folder: Path, *, seed: int, tile: int = 28, patch: int = 14, pooling: int = 1, class_token: bool = True,
-    tiles: int = 4, mode: str = "thumb+tile", layers: int = 2, heads: int = 4, kv_heads: int = 2, hidden: int = 32,
-    head_dim: int = 16, vision_heads: int = 2, depth: int = 2, tied: bool = True, vocab: int = 512, scaled: bool = True,
+    folder: Path, *, seed: int, files: Path = CHECKPOINTS / "perception_lm", tile: int = 28, patch: int = 14,
+    pooling: int = 1, class_token: bool = True, tiles: int = 4, mode: str = "thumb+tile", layers: int = 2,
+    heads: int = 4, kv_heads: int = 2, hidden: int = 32, head_dim: int = 16, vision_heads: int = 2, depth: int = 2,
+    tied: bool = True, vocab: int = 512, scaled: bool = True, positions: int = 512,
 ) -> Path:  # fmt: skip
-    """PerceptionLM."""
+    """PerceptionLM, with the processor in `files`."""
     torch.manual_seed(seed)
-    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "perception_lm")
+    processor = AutoProcessor.from_pretrained(files)
     for part in (processor.image_processor, processor.video_processor):
         part.size = {"height": tile, "width": tile}
     processor.image_processor.tile_size, processor.image_processor.max_num_tiles = tile, tiles
@@ -107,7 +108,7 @@ def perception_lm(
         text_config={
             "model_type": "llama", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": 83,
             "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-            "head_dim": head_dim, "max_position_embeddings": 512, "rope_parameters": rope,
+            "head_dim": head_dim, "max_position_embeddings": positions, "rope_parameters": rope,
             "tie_word_embeddings": tied, "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
         },
@@ -118,13 +119,13 @@ def perception_lm(
 
 
 def kosmos2(
-    folder: Path, *, seed: int, image_size: int = 28, picture: tuple[int, int] | None = None, latents: int = 5,
-    layers: int = 2, heads: int = 4, hidden: int = 32, vision_heads: int = 2, tied: bool = True, vocab: int = 1216,
-    **text: Any,
+    folder: Path, *, seed: int, files: Path = CHECKPOINTS / "kosmos2", image_size: int = 28,
+    picture: tuple[int, int] | None = None, latents: int = 5, layers: int = 2, heads: int = 4, hidden: int = 32,
+    vision_heads: int = 2, tied: bool = True, vocab: int = 1216, **text: Any,
 ) -> Path:  # fmt: skip
-    """KOSMOS-2, whose processor makes pictures of `picture` (height, width)."""
+    """KOSMOS-2, with the processor in `files`, which makes pictures of `picture` (height, width)."""
     torch.manual_seed(seed)
-    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "kosmos2")
+    processor = AutoProcessor.from_pretrained(files)
     height, width = picture or (image_size, image_size)
     processor.image_processor.size = processor.image_processor.crop_size = {"height": height, "width": width}
     config = Kosmos2Config(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import CHECKPOINT, run_command
+from helpers import CHECKPOINT, CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
 from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
 from safetensors.torch import load_file, save_file
@@ -157,3 +159,87 @@ def test_the_command_refuses_what_is_no_checkpoint(checkpoint: Path, tmp_path: P
     assert said in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("*bundle*"))
+
+
+def copied(name: str, folder: Path) -> Path:
+    return Path(shutil.copytree(CHECKPOINTS / name, folder, ignore=shutil.ignore_patterns("*.py", "*.md")))
+
+
+def test_a_class_token_that_has_no_place_in_the_prompt_is_refused(tmp_path: Path):
+    checkpoint = copied("perception_lm", tmp_path / "checkpoint")
+    edit_config(checkpoint, vision_use_cls_token=False)
+    with pytest.raises(CheckpointError, match=r"17 vision features \(class token kept\)"):
+        export_model(checkpoint, tmp_path / "bundle")
+    edit_config(checkpoint, vision_use_cls_token=True, projector_pooling_ratio=1)
+    with pytest.raises(CheckpointError, match="a pooling ratio of 1, but 4 placeholders"):
+        export_model(checkpoint, tmp_path / "bundle")
+
+
+def test_rotary_angles_that_depend_on_the_length_are_refused(tmp_path: Path):
+    checkpoint = copied("perception_lm", tmp_path / "checkpoint")
+    config = json.loads((checkpoint / "config.json").read_text())
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    edit_config(checkpoint, text_config=config["text_config"] | {"rope_parameters": rope})
+    with pytest.raises(CheckpointError, match="'dynamic'"):
+        export_model(checkpoint, tmp_path / "bundle")
+
+
+def test_heads_that_the_operator_does_not_take_are_refused(tmp_path: Path):
+    for name, key, head_dim in (("perception_lm", "head_dim", 24), ("kosmos2", "attention_heads", 64)):
+        checkpoint = copied(name, tmp_path / name)
+        config = json.loads((checkpoint / "config.json").read_text())
+        edit_config(checkpoint, text_config=config["text_config"] | {key: head_dim})
+        with pytest.raises(CheckpointError, match=r"attention heads of (24|2) are not supported, only multiples of"):
+            export_model(checkpoint, tmp_path / "bundle")
+
+
+def test_a_chat_model_without_a_template_is_refused(tmp_path: Path):
+    checkpoint = copied("perception_lm", tmp_path / "checkpoint")
+    (checkpoint / contract.CHAT_TEMPLATE).unlink()
+    with pytest.raises(CheckpointError, match=contract.CHAT_TEMPLATE):
+        export_model(checkpoint, tmp_path / "bundle")
+
+
+def export_without(packages: tuple[str, ...], checkpoint: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command where some packages are not installed."""
+    code = f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.partition(".")[0])
+
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in {packages!r} else find(name, *rest)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["onnx-vlm", "export", {str(checkpoint)!r}, {str(output)!r}]
+from onnx_vlm.runtime.cli import main
+main()
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_timm_and_torchvision_are_needed_by_one_family_alone(tmp_path: Path):
+    done = export_without(("timm", "torchvision"), CHECKPOINT, tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    done = export_without(("timm", "torchvision"), CHECKPOINTS / "perception_lm", tmp_path / "other")
+    assert done.returncode == 2, done.stderr
+    assert "'perception_lm' needs timm; install it: pip install 'onnx-vlm[export]'" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_torchvision_for_another_torch_does_not_stop_an_export():
+    """Its compiled library is kept from loading, as that of a build for another torch does not load."""
+    code = """
+import torch
+load = torch.ops.load_library
+def refuse(path):
+    raise OSError(f"{path}: undefined symbol")
+torch.ops.load_library = refuse
+import onnx_vlm.export
+import torchvision.transforms.v2
+import timm
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_the_bundle_answers_there(environment: Path, bundle: Path, tmp_path: Pat
     )  # fmt: skip
     assert json.loads(printed)["boxes"][0]["label"] == name
     assert (tmp_path / "boxes.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("paligemma", "caption"), ("perception_lm", "Describe the picture."), ("kosmos2", "An image of")],
+)
+def test_other_families_answer_there(
+    environment: Path, bundles: Callable[[str], Path], tmp_path: Path, name: str, prompt: str
+):
+    scene = shapes.scene(shapes.HELD_OUT)
+    shapes.draw(scene).save(tmp_path / "shapes.png")
+    command = (environment.with_name("onnx-vlm"), "generate", bundles(name), prompt, "--image", "shapes.png")
+    assert run(*command, folder=tmp_path).strip().endswith(shapes.caption(scene))
 
 
 def test_it_is_small_and_starts_at_once(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
