@@ -210,6 +210,9 @@ def sha256(path: Path) -> str:
 
 def _broken(manifest: Manifest, folder: Path) -> list[str]:
     problems = [f"graphs.{name}: missing" for name in contract.GRAPHS if name not in manifest.graphs]
+    needed = {contract.EMBED_TOKENS, contract.TOKENIZER, *(f"{name}.onnx" for name in contract.GRAPHS)}
+    needed |= {contract.CHAT_TEMPLATE} if isinstance(manifest.prompt, Chat) else set()
+    problems += [f"files.{name}: missing" for name in sorted(needed - manifest.files.keys())]
     for name, file in manifest.files.items():
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name:

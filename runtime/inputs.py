@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-
-import numpy as np
-from PIL import Image
 
 from ..graphs import InputError
 from .entities import PhraseBoxes
@@ -71,8 +67,7 @@ def _entries(name: str, given: Any, prompts: int) -> Sequence[Any]:
 def _listed(some: Any) -> list[Any]:
     if some is None:
         return []
-    alone = isinstance(some, (str, bytes, os.PathLike, Image.Image, np.ndarray)) or not isinstance(some, (list, tuple))
-    return [some] if alone else list(some)
+    return list(some) if isinstance(some, (list, tuple)) else [some]
 
 
 def _request(prompt: Any, images: list[ImageInput], videos: list[VideoInput], bboxes: PhraseBoxes | None) -> Request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -77,21 +78,10 @@ def _decoded(path: Path, count: int) -> list[Image.Image]:
             total = container.streams.video[0].frames or sum(1 for _ in container.decode(video=0))
             container.seek(0)
             wanted = set(sample(total, count))
-            taken = [
-                frame.to_image()
-                for index, frame in enumerate(_until(container, max(wanted, default=-1)))
-                if index in wanted
-            ]
+            decoded = islice(container.decode(video=0), max(wanted, default=-1) + 1)
+            taken = [frame.to_image() for index, frame in enumerate(decoded) if index in wanted]
     except av.FFmpegError as error:
         raise InputError(f"{path}: the video cannot be read: {error}") from None
     if not taken:
         raise InputError(f"{path}: the video has no frames")
     return taken
-
-
-def _until(container, last: int):
-    """The frames of a file up to number `last`."""
-    for index, frame in enumerate(container.decode(video=0)):
-        yield frame
-        if index == last:
-            return

@@ -78,6 +78,16 @@ def test_a_missing_or_cut_file_is_named(copy: Path):
     assert f"vision_encoder.onnx.data: {data.stat().st_size} bytes, {data.stat().st_size + 8} are expected" in message
 
 
+def test_a_file_that_the_manifest_must_have_is_missed(copy: Path):
+    edit(copy, lambda data: data["files"].pop("embed_tokens.npy"))
+    assert "files.embed_tokens.npy: missing" in refused(copy)
+
+
+def test_a_kind_that_does_not_exist_is_named(copy: Path):
+    edit(copy, lambda data: data["image"].update(kind="mosaic"))
+    assert "image.kind: 'mosaic' is not" in refused(copy)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "folder/../../outside"])
 def test_a_path_that_leaves_the_folder_is_refused(copy: Path, name: str):
     edit(copy, lambda data: data["files"].update({name: {"size": 1, "sha256": ""}}))
