@@ -103,6 +103,22 @@ def generate(
         messages.print(f"wrote [bold]{_plain(draw)}[/]")
 
 
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object.")] = False,
+) -> None:
+    """Show what a bundle is: origin, sizes, precision, inputs and outputs, how it treats prompts and pictures."""
+    from ..graphs import manifest
+    from . import describe
+
+    found = manifest.load(bundle)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+    else:
+        Console(highlight=False, markup=False).print(describe.describe(found))
+
+
 def _boxes(text: str | None) -> list | None:
     """The boxes of --bboxes."""
     if text is None:

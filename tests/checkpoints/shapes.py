@@ -223,17 +223,14 @@ FRAMES = 12  #: of a clip
 
 
 def chat_questions(scene: Scene) -> list[Question]:
-    """Five questions in words: what there is, two counts, whether a thing is there, which colour a shape has."""
+    """Four questions in words: what there is, two counts, which colour a shape has."""
     random = np.random.default_rng([scene.seed, 4])
-    every = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    sought = str(random.choice(sorted(thing.name for thing in scene.things) if random.random() < 0.5 else every))
     counted = [str(shape) for shape in random.permutation(SHAPES)[:2]]
     coloured = scene.things[int(random.integers(len(scene.things)))].shape
     colours = sorted({thing.colour for thing in scene.things if thing.shape == coloured})
     return [
         Question("describe", "Describe the picture.", caption(scene)),
         *(Question("count", f"How many {shape}s are there?", str(scene.count(shape))) for shape in counted),
-        Question("presence", f"Is there a {sought}?", "yes" if scene.found(sought) else "no"),
         Question("colour", f"Which colour has the {coloured}?", " and ".join(colours)),
     ]
 

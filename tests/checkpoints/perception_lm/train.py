@@ -145,17 +145,23 @@ def conversation(
     return ids, answers
 
 
-def tiled(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tiles of a scene as the image processor cuts them, (5, size, size, 3) uint8, and what their patches show."""
+def tiled(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tiles of a scene as the image processor cuts them, (5, size, size, 3) uint8; what their patches show
+    (5, patches, 5); and what their pooled patches show (5, tokens, 5)."""
     scene = shapes.scene(seed)
     drawn = shapes.draw(scene, *[(112, 168, 224)[seed % 3]] * 2)
     whole = np.asarray(drawn.resize((2 * TILE, 2 * TILE), 3)).reshape(2, TILE, 2, TILE, 3).swapaxes(1, 2)
     tiles = np.concatenate([np.asarray(drawn.resize((TILE, TILE), 3))[None], whole.reshape(4, TILE, TILE, 3)])
     half = shapes.GRID // 2
     corners = [(top, left) for top in (0, half) for left in (0, half)]
-    targets = [training.patch_targets(scene, SIDE)]
-    targets += [training.patch_targets(scene, SIDE, top, left, half) for top, left in corners]
-    return tiles, np.stack(targets)
+    patches, pooled = (
+        np.stack(
+            [training.patch_targets(scene, side)]
+            + [training.patch_targets(scene, side, top, left, half) for top, left in corners]
+        )
+        for side in (SIDE, SIDE // POOLING)
+    )
+    return tiles, patches, pooled
 
 
 def sampled(seed: int) -> np.ndarray:
@@ -194,11 +200,13 @@ def train(
     """First the vision tower learns to see, then the rest of the model learns to answer from what it sees."""
     started = time.monotonic()
     with ProcessPoolExecutor(2) as pool:
-        tiles, targets = map(np.stack, zip(*pool.map(tiled, range(SCENES), chunksize=256)))
+        tiles, patches, pooled = map(np.stack, zip(*pool.map(tiled, range(SCENES), chunksize=256)))
         clips = np.stack(list(pool.map(sampled, range(CLIPS), chunksize=256)))
     print(f"{SCENES} pictures and {CLIPS} clips drawn in {time.monotonic() - started:.0f} s", flush=True)
     random = np.random.default_rng(0)
+    project = model.model.multi_modal_projector
     head = PatchHead(model.config.vision_config.model_args["embed_dim"])
+    pooled_head = PatchHead(model.config.text_config.hidden_size)  # teaches the projector to hand on what was seen
     image, video = "<|image|>" * 5 * TILE_TOKENS, "<|video|>" * SAMPLED * TILE_TOKENS
 
     def see(pixels: np.ndarray) -> torch.Tensor:
@@ -211,7 +219,11 @@ def train(
 
     def seeing() -> Losses:
         chosen = random.integers(0, SCENES, BATCH)
-        return {"patches": head.loss(see(tiles[chosen]), torch.from_numpy(targets[chosen]).flatten(0, 1))}
+        features = see(tiles[chosen])
+        return {
+            "patches": head.loss(features, torch.from_numpy(patches[chosen]).flatten(0, 1)),
+            "pooled": pooled_head.loss(project(features), torch.from_numpy(pooled[chosen]).flatten(0, 1)),
+        }
 
     def answering() -> Losses:
         chosen = random.integers(0, SCENES, BATCH)
@@ -220,20 +232,22 @@ def train(
             questions = shapes.chat_questions(shapes.scene(int(seed)))
             asked = [questions[index] for index in random.permutation(len(questions))[: training.ASKED]]
             rows.append(conversation(processor, image, asked))
-        project = model.model.multi_modal_projector
         embeds = project(pictures_seen[chosen].flatten(0, 1).float())
+        handed_on = pooled_head.loss(embeds, torch.from_numpy(pooled[chosen]).flatten(0, 1))
         still, words = answer_loss(model, processor.image_token_id, embeds, rows)
         chosen = random.integers(0, CLIPS, CLIPS_A_BATCH)
         rows = [conversation(processor, video, [shapes.clip(int(seed))[1]]) for seed in chosen]
         embeds = project(clips_seen[chosen].flatten(0, 1).float())
         moving, more = answer_loss(model, processor.video_token_id, embeds, rows)
-        return {"pictures": still / words, "clips": moving / more / 2}
+        return {"pictures": still / words, "clips": moving / more, "pooled": handed_on}
 
     model.train()
-    training.optimise({1.6e-3: [*model.model.vision_tower.parameters(), *head.parameters()]}, seeing_steps, seeing)
+    heads = [*head.parameters(), *pooled_head.parameters()]
+    eyes = [*model.model.vision_tower.parameters(), *project.parameters(), *heads]
+    training.optimise({1.6e-3: eyes}, seeing_steps, seeing)
     pictures_seen, clips_seen = remember(tiles), remember(clips)
-    tongue = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
-    training.optimise({4e-3: tongue}, steps, answering)
+    tongue = [*model.model.language_model.parameters()]
+    training.optimise({4e-4: [*project.parameters(), *pooled_head.parameters()], 4e-3: tongue}, steps, answering)
 
 
 @torch.inference_mode()
@@ -264,8 +278,8 @@ def evaluate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeing-steps", type=int, default=2400)
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--seeing-steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--output", type=Path, default=HERE)
     options = parser.parse_args()
     torch.manual_seed(0)

@@ -1,0 +1,80 @@
+"""What a bundle is, as tables for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from ..graphs import Manifest, TensorSpec, contract
+
+
+def describe(manifest: Manifest) -> RenderableType:
+    """Where a bundle comes from, its graphs with their inputs and outputs, and how it treats prompts and pictures."""
+    return Group(_origin(manifest), "", _graphs(manifest), "", _behaviour(manifest))
+
+
+def _rows() -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    return table
+
+
+def _origin(manifest: Manifest) -> Table:
+    table = _rows()
+    table.add_row("made from", f"{manifest.source['checkpoint']} ({manifest.source['model_type']})")
+    table.add_row("made with", ", ".join(f"{name} {version}" for name, version in manifest.made_with.items()))
+    table.add_row("format", str(manifest.format))
+    table.add_row("size", _megabytes(sum(file.size for file in manifest.files.values())))
+    return table
+
+
+def _graphs(manifest: Manifest) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("part", "precision"):
+        table.add_column(heading)
+    table.add_column("size", justify="right")
+    for heading in ("inputs", "outputs"):
+        table.add_column(heading)
+    for name in contract.GRAPHS:
+        spec = manifest.graphs[name]
+        size = sum(file.size for path, file in manifest.files.items() if path.startswith(f"{name}.onnx"))
+        inputs, outputs = ("\n".join(_tensors(specs)) for specs in (spec.inputs, spec.outputs))
+        table.add_row(name, manifest.precision[name], _megabytes(size), inputs, outputs)
+    size = manifest.files[contract.EMBED_TOKENS].size
+    table.add_row("embed_tokens", manifest.precision["embed_tokens"], _megabytes(size))
+    return table
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    """One line a tensor, one for all layers of the cache."""
+    layers = [spec for spec in specs if re.search(r"\.\d+\.", spec.name)]
+    yield from (str(spec) for spec in specs if spec not in layers)
+    if layers:
+        last = layers[-1].name.split(".")[1]
+        yield str(layers[0]).replace(".0.key", f".0-{last}.key/value")
+
+
+def _behaviour(manifest: Manifest) -> Table:
+    table = _rows()
+    image, generation = manifest.image, manifest.generation
+    if image.kind == "tiles":
+        table.add_row("pictures", f"thumbnail and up to {image.max_tiles} tiles of {image.size} x {image.size}")
+    else:
+        table.add_row("pictures", f"{image.height} x {image.width}")
+    if manifest.video is not None:
+        tile = manifest.video.tile
+        table.add_row("videos", f"up to {manifest.video.frames} frames of {tile.height} x {tile.width}")
+    table.add_row("prompts", {"chat": "conversations", "plain": "texts"}[manifest.prompt.kind])
+    kinds = {"locations": "location tokens", "patches": "phrases with patch tokens"}
+    table.add_row("boxes", kinds[manifest.grounding.kind] if manifest.grounding else "none")
+    table.add_row("positions", str(generation.max_positions))
+    table.add_row("answers end at", ", ".join(map(str, generation.eos_token_ids)))
+    return table
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
