@@ -14,7 +14,7 @@ demo: $(VENV)/demo-installed
 test: $(VENV)/test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 $(VENV)/demo-installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

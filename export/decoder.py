@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from transformers import AutoModelForCausalLM
 from transformers.utils import ModelOutput
 
-from ..graphs import CheckpointError, contract
+from ..graphs import CheckpointError, GraphSpec, contract
 from .attention import CachedAttention, replaced
 
 Array = np.ndarray
@@ -45,6 +46,15 @@ class Decoder(torch.nn.Module):
         self.register_buffer("cos_cache", None)
         self.register_buffer("sin_cache", None)
 
+    @property
+    def spec(self) -> GraphSpec:
+        """What the graph takes and gives."""
+        config = self.causal_lm.config
+        kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        return contract.decoder(
+            config.num_hidden_layers, kv_heads, self.head_dim, config.hidden_size, config.vocab_size
+        )
+
     def constants(self) -> dict[str, Array]:
         """Values of the buffers that are computed and in no checkpoint."""
         return {}
@@ -73,13 +83,19 @@ class RotaryDecoder(Decoder):
     """A decoder with rotary embeddings, which the attention operator applies.
 
     Args:
+        language_model: the decoder's layers, a transformers `...Model`.
+        lm_head: the head on top of them.
         first_position: the rotary position of the first token.
     """
 
     HEAD_DIM_MULTIPLE = 16  #: more when it rotates
 
-    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, first_position: int) -> None:
-        super().__init__(causal_lm, causal=causal, head_dim=causal_lm.model.layers[0].self_attn.head_dim)
+    def __init__(
+        self, language_model: torch.nn.Module, lm_head: torch.nn.Module, *, causal: bool, first_position: int
+    ) -> None:
+        causal_lm = AutoModelForCausalLM.from_config(language_model.config)
+        causal_lm.model, causal_lm.lm_head = language_model, lm_head
+        super().__init__(causal_lm, causal=causal, head_dim=language_model.layers[0].self_attn.head_dim)
         config = causal_lm.config
         self.first_position = first_position
         self.window: int | None = getattr(config, "sliding_window", None)

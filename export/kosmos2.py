@@ -101,9 +101,7 @@ def build(checkpoint: Checkpoint) -> Stages:
         graphs={
             contract.VISION_ENCODER: contract.vision_encoder(image.height, image.width, patches, vision.hidden_size),
             contract.PROJECTOR: contract.projector(patches, vision.hidden_size, tokens, text.embed_dim),
-            contract.DECODER: contract.decoder(
-                text.layers, text.attention_heads, decoder.head_dim, text.embed_dim, text.vocab_size
-            ),
+            contract.DECODER: decoder.spec,
         },
         embed_tokens=model.get_input_embeddings().weight,
         constants={

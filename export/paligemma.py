@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from ..graphs import CheckpointError, contract, manifest
 from . import attention, processing
@@ -38,9 +38,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     text, vision = parsed.text_config, parsed.vision_config
     model = PaliGemmaForConditionalGeneration(parsed)
     model.tie_weights()
-    causal_lm = AutoModelForCausalLM.from_config(text)
-    causal_lm.model, causal_lm.lm_head = model.model.language_model, model.lm_head
-    decoder = RotaryDecoder(causal_lm, causal=False, first_position=1)
+    decoder = RotaryDecoder(model.model.language_model, model.lm_head, causal=False, first_position=1)
     patches = (vision.image_size // vision.patch_size) ** 2
     return Stages(
         model=model,
@@ -54,9 +52,7 @@ def build(checkpoint: Checkpoint) -> Stages:
                 vision.image_size, vision.image_size, patches, vision.hidden_size
             ),
             contract.PROJECTOR: contract.projector(patches, vision.hidden_size, patches, text.hidden_size),
-            contract.DECODER: contract.decoder(
-                text.num_hidden_layers, text.num_key_value_heads, text.head_dim, text.hidden_size, text.vocab_size
-            ),
+            contract.DECODER: decoder.spec,
         },
         embed_tokens=model.get_input_embeddings().weight,
         constants={

@@ -14,7 +14,7 @@ import numpy as np
 import timm.models.eva
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from transformers import AutoModelForCausalLM, PerceptionLMConfig, PerceptionLMForConditionalGeneration
+from transformers import PerceptionLMConfig, PerceptionLMForConditionalGeneration
 
 from ..graphs import CheckpointError, contract, manifest
 from . import attention, processing
@@ -42,28 +42,15 @@ class VisionEncoder(torch.nn.Module):
 def build(checkpoint: Checkpoint) -> Stages:
     parsed = parse(PerceptionLMConfig, checkpoint.config)
     parsed._attn_implementation = attention.NAME
-    text = parsed.text_config
     with _real_drop_path():
         model = PerceptionLMForConditionalGeneration(parsed)
     model.tie_weights()
-    causal_lm = AutoModelForCausalLM.from_config(text)
-    causal_lm.model, causal_lm.lm_head = model.model.language_model, model.lm_head
-    decoder = RotaryDecoder(causal_lm, causal=True, first_position=0)
+    decoder = RotaryDecoder(model.model.language_model, model.lm_head, causal=True, first_position=0)
     tower = model.model.vision_tower.timm_model
     height, width = tower.patch_embed.img_size
-    patches = tower.patch_embed.num_patches + tower.num_prefix_tokens - parsed.vision_use_cls_token
-    side = _tile_side(checkpoint)
-    if (height, width) != (side, side):
-        raise CheckpointError(f"the processor makes tiles of {side} pixels, the tower takes {height} x {width}")
-    ratio = parsed.projector_pooling_ratio
-    tokens = (int(patches**0.5) // ratio) ** 2
-    placeholders = _placeholders(checkpoint, side)
-    if tokens != placeholders or int(patches**0.5) ** 2 != patches:
-        raise CheckpointError(
-            f"a tile has {patches} vision features (class token {'dropped' if parsed.vision_use_cls_token else 'kept'})"
-            f" and a pooling ratio of {ratio}, but {placeholders} placeholders in a prompt; see vision_use_cls_token"
-            " and projector_pooling_ratio in config.json, patch_size and pooling_ratio in processor_config.json"
-        )
+    features = tower.patch_embed.num_patches + tower.num_prefix_tokens - parsed.vision_use_cls_token
+    tokens = (int(features**0.5) // parsed.projector_pooling_ratio) ** 2
+    _check_tile(checkpoint, parsed, (height, width), features, tokens)
     return Stages(
         model=model,
         modules={
@@ -72,15 +59,31 @@ def build(checkpoint: Checkpoint) -> Stages:
             contract.DECODER: decoder,
         },
         graphs={
-            contract.VISION_ENCODER: contract.vision_encoder(height, width, patches, tower.embed_dim),
-            contract.PROJECTOR: contract.projector(patches, tower.embed_dim, tokens, text.hidden_size),
-            contract.DECODER: contract.decoder(
-                text.num_hidden_layers, text.num_key_value_heads, decoder.head_dim, text.hidden_size, text.vocab_size
-            ),
+            contract.VISION_ENCODER: contract.vision_encoder(height, width, features, tower.embed_dim),
+            contract.PROJECTOR: contract.projector(features, tower.embed_dim, tokens, parsed.text_config.hidden_size),
+            contract.DECODER: decoder.spec,
         },
         embed_tokens=model.get_input_embeddings().weight,
         constants={**_tower_constants(model.model.vision_tower), **decoder.constants()},
     )
+
+
+def _check_tile(
+    checkpoint: Checkpoint, parsed: PerceptionLMConfig, size: tuple[int, int], features: int, tokens: int
+) -> None:
+    """Raise a CheckpointError if the processor prepares tiles otherwise than the model takes them."""
+    side = _tile_side(checkpoint)
+    if size != (side, side):
+        raise CheckpointError(f"the processor makes tiles of {side} pixels, the tower takes {size[0]} x {size[1]}")
+    settings = checkpoint.json("processor_config.json")
+    placeholders = (side // settings.get("patch_size", 14) // settings.get("pooling_ratio", 2)) ** 2
+    if tokens != placeholders or int(features**0.5) ** 2 != features:
+        kept = "dropped" if parsed.vision_use_cls_token else "kept"
+        raise CheckpointError(
+            f"a tile has {features} vision features (class token {kept}) and a pooling ratio of"
+            f" {parsed.projector_pooling_ratio}, but {placeholders} placeholders in a prompt; see vision_use_cls_token"
+            " and projector_pooling_ratio in config.json, patch_size and pooling_ratio in processor_config.json"
+        )
 
 
 @contextmanager
@@ -140,9 +143,3 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
 
 def _tile_side(checkpoint: Checkpoint) -> int:
     return checkpoint.processor("image").get("tile_size", DEFAULT_TILE)
-
-
-def _placeholders(checkpoint: Checkpoint, side: int) -> int:
-    """How many image tokens the processor puts into a prompt for one tile."""
-    settings = checkpoint.json("processor_config.json")
-    return (side // settings.get("patch_size", 14) // settings.get("pooling_ratio", 2)) ** 2

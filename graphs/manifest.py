@@ -62,8 +62,8 @@ class Video:
 
 @dataclass(frozen=True)
 class Plain:
-    """The ids of a prompt: those of `start`; for each picture `image_start`, the placeholders, `image_end`; then those
-    of `before` (if there are pictures or not), the prompt, `after`.
+    """The ids of a prompt: those of `start`; for each picture those of `image_start`, its placeholders, those of
+    `image_end`; at last those of `before`, the prompt and `after` as one text.
 
     A placeholder is `image`, with the id `image_token_id`, for each image embedding of the picture. White space around
     the prompt goes if `strip`. A prompt has `min_images` to `max_images` pictures, any number if that is null. With

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from helpers import CHECKPOINTS, run_command
 
 sys.path.insert(0, str(CHECKPOINTS))
@@ -17,12 +17,16 @@ sys.path.insert(0, str(CHECKPOINTS))
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The bundle of a trained checkpoint by its folder's name, exported once. Tests must not change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundles"
 
-    @functools.cache
     def exported(name: str) -> Path:
-        output = tmp_path_factory.mktemp("bundles") / name
-        done = run_command("export", CHECKPOINTS / name, output)
-        assert done.returncode == 0, done.stderr
+        shared.mkdir(exist_ok=True)
+        output = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not output.exists():
+                done = run_command("export", CHECKPOINTS / name, output)
+                assert done.returncode == 0, done.stderr
         return output
 
     return exported
@@ -41,3 +45,18 @@ def assets() -> Path:
     if not folder.is_dir():
         pytest.skip("ONNX_VLM_ASSETS does not name the folder of real data")
     return folder
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Show a measured figure at the end of the run, green or not."""
+    return lambda text: record_property("figure", text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for some in ("passed", "failed") for report in terminalreporter.stats.get(some, [])]
+    figures = [value for report in reports for name, value in report.user_properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for value in figures:
+            terminalreporter.write_line(value)

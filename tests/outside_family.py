@@ -9,7 +9,7 @@ from onnx_vlm.export.checkpoint import Checkpoint, parse
 from onnx_vlm.export.decoder import RotaryDecoder
 from onnx_vlm.export.family import Behaviour, Stages
 from onnx_vlm.graphs import contract, manifest
-from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 
 class VisionEncoder(torch.nn.Module):
@@ -27,9 +27,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     text, vision = parsed.text_config, parsed.vision_config
     model = LlavaForConditionalGeneration(parsed)
     model.tie_weights()
-    causal_lm = AutoModelForCausalLM.from_config(text)
-    causal_lm.model, causal_lm.lm_head = model.model.language_model, model.lm_head
-    decoder = RotaryDecoder(causal_lm, causal=True, first_position=0)
+    decoder = RotaryDecoder(model.model.language_model, model.lm_head, causal=True, first_position=0)
     side, patches = vision.image_size, (vision.image_size // vision.patch_size) ** 2
     return Stages(
         model=model,
@@ -41,9 +39,7 @@ def build(checkpoint: Checkpoint) -> Stages:
         graphs={
             contract.VISION_ENCODER: contract.vision_encoder(side, side, patches, vision.hidden_size),
             contract.PROJECTOR: contract.projector(patches, vision.hidden_size, patches, text.hidden_size),
-            contract.DECODER: contract.decoder(
-                text.num_hidden_layers, text.num_key_value_heads, text.head_dim, text.hidden_size, text.vocab_size
-            ),
+            contract.DECODER: decoder.spec,
         },
         embed_tokens=model.get_input_embeddings().weight,
         constants={

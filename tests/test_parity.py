@@ -46,7 +46,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def vlm(bundles: Callable[[str], Path], name: str) -> VLM:
-    return load(bundles(name))
+    return load(bundles(name), threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ NEW_TOKENS = 16
 
 
 def check(checkpoint: Path, folder: Path, requests: list[Request]) -> None:
-    vlm, source = load(export_model(checkpoint, folder / "bundle")), open_source(checkpoint)
+    vlm, source = load(export_model(checkpoint, folder / "bundle"), threads=1), open_source(checkpoint)
     prompts, images, videos = zip(*((request.prompt, request.images, request.videos) for request in requests))
     answers = vlm.generate(prompts, images, videos, max_new_tokens=NEW_TOKENS)
     truths = source.answer(requests, NEW_TOKENS)

@@ -64,8 +64,8 @@ def test_other_families_answer_there(
     assert run(*command, folder=tmp_path).strip().endswith(shapes.caption(scene))
 
 
-def test_it_is_small_and_starts_at_once(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Prints the size of the environment and the time of the import, which have goals and no limits here."""
+def test_it_is_small_and_starts_at_once(environment: Path, tmp_path: Path, figure: Callable[[str], None]):
+    """Shows the size of the environment and the time of the import, which have goals and no limits here."""
     listed = run(environment, "-m", "pip", "list", "--format=freeze", folder=tmp_path).lower()
     installed = {line.partition("==")[0].partition(" @ ")[0] for line in listed.splitlines()}
     assert {"onnx-vlm", "onnxruntime"} <= installed
@@ -74,8 +74,7 @@ def test_it_is_small_and_starts_at_once(environment: Path, tmp_path: Path, capsy
     size = sum(path.stat().st_blocks * 512 for path in files)
     code = "import time; t = time.perf_counter(); import onnx_vlm.runtime; print(time.perf_counter() - t)"
     seconds = sorted(float(run(environment, "-c", code, folder=tmp_path)) for _ in range(5))
-    with capsys.disabled():
-        print(f"\nenvironment {size / 1e6:.0f} MB (goal 250), import onnx_vlm.runtime {seconds[2]:.3f} s (goal 0.25)")
+    figure(f"environment {size / 1e6:.0f} MB (goal 250), import onnx_vlm.runtime {seconds[2]:.3f} s (goal 0.25)")
 
 
 def test_exporting_there_says_what_to_install(environment: Path, tmp_path: Path):

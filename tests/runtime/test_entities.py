@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from onnx_vlm.graphs.manifest import PatchTokens
 from onnx_vlm.runtime import Box, Entity, InputError
@@ -19,6 +22,19 @@ def test_entities_are_in_pixels_and_their_spans_in_the_caption():
     assert caption == "An image of a snowman."
     assert entities == [Entity("a snowman", 12, 21, [Box("a snowman", 250.0, 15.0, 630.0, 265.0)])]
     assert caption[12:21] == "a snowman"
+
+
+def test_published_captions(assets: Path):
+    published = json.loads((assets / "expected" / "summary.json").read_text())["kosmos2"]
+    captions = {"": "An image of a snowman warming himself by a fire.", "_LONG": published["EXPECTED_FINAL_TEXT_LONG"]}
+    for which, text in captions.items():
+        caption, entities = read(published[f"EXPECTED_PROCESSED_TEXT{which}"], FORMAT, 1, 1)
+        assert caption == text
+        found = [
+            [one.label, [one.start, one.end], [[box.xmin, box.ymin, box.xmax, box.ymax] for box in one.boxes]]
+            for one in entities
+        ]
+        assert found == published[f"EXPECTED_ENTITIES{which}"]
 
 
 def test_several_boxes_and_boxes_without_a_phrase():
