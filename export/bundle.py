@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..graphs import ExportError, contract, manifest, weights
+from ..graphs import ExportError, contract, manifest, quantize, weights
 from . import family, trace
 from .checkpoint import Checkpoint, Weights
 from .decoder import name_cache_outputs
@@ -21,17 +21,29 @@ from .optimize import optimize
 #: told the name of a step, what is done of it and the whole, in bytes
 Progress = Callable[[str, int, int], None]
 DEFAULT_NEW_TOKENS = 256
+EMBED_TOKENS = "embed_tokens"  #: the table's name among the precisions
+BITS = {"fp32": None, "int8": 8, "int4": 4}
+BLOCK_SIZE = 32
 MADE_WITH = ("onnx-vlm", "torch", "transformers", "onnx", "onnxscript", "onnx-ir")
 
 
 def export_model(
-    checkpoint: str | Path, output: str | Path, *, overwrite: bool = False, progress: Progress | None = None
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    precision: str = "fp32",
+    vision_precision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
-    """Export a checkpoint to a bundle in float32.
+    """Export a checkpoint to a bundle.
 
     Args:
         checkpoint: a folder as `save_pretrained` writes it, with safetensors.
         output: the folder to make. It appears when the bundle is complete, and not at all if the export fails.
+        precision: of the decoder's weights, its head included: "fp32", or "int8" or "int4" in blocks of 32, with
+            embeddings in float16. Results are computed with 8-bit integers then.
+        vision_precision: of vision encoder and projector; if None "int8" where `precision` is "int4", else the same.
         overwrite: replace `output` if it is a bundle already.
         progress: called with a step's name, the bytes done and the bytes in all.
 
@@ -40,10 +52,11 @@ def export_model(
 
     Raises:
         CheckpointError: if `checkpoint` is none, is of an unsupported type or has weights that do not fit its config.
-        ExportError: if `output` exists and may not be replaced.
+        ExportError: if `output` exists and may not be replaced, or a precision is unknown.
     """
     tell = progress or (lambda *_: None)
     target = Path(output)
+    precisions = _precisions(precision, vision_precision)
     _check_target(target, overwrite)
     source = Checkpoint(checkpoint)
     chosen = family.find(source.config.get("model_type"))
@@ -56,13 +69,29 @@ def export_model(
             graphs = {name: trace.trace(stages.modules[name], spec) for name, spec in stages.graphs.items()}
         for name, graph in graphs.items():
             _complete(graph, name, stages, read)
-        _write(folder, graphs, stages, read, tell)
+            if bits := BITS[precisions[name]]:
+                quantize.quantize(graph, bits, BLOCK_SIZE)
+        _write(folder, graphs, stages, read, precisions[EMBED_TOKENS], tell)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
         if isinstance(behaviour.prompt, manifest.Chat):
             (folder / contract.CHAT_TEMPLATE).write_text(source.chat_template(), encoding="utf-8")
         tell("seal", 0, 0)
-        _manifest(source, stages, behaviour, folder).save(folder)
+        _manifest(source, stages, behaviour, precisions, folder).save(folder)
     return target
+
+
+def _precisions(precision: str, vision_precision: str | None) -> dict[str, str]:
+    """The precision of each graph and of the embedding table."""
+    vision = vision_precision or ("int8" if precision == "int4" else precision)
+    for given in (precision, vision):
+        if given not in BITS:
+            raise ExportError(f"precision {given!r} is not supported; supported: {', '.join(BITS)}")
+    return {
+        contract.VISION_ENCODER: vision,
+        contract.PROJECTOR: vision,
+        contract.DECODER: precision,
+        EMBED_TOKENS: "fp16" if BITS[precision] else "fp32",
+    }
 
 
 def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) -> None:
@@ -82,9 +111,12 @@ def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) 
     assert not problems, f"{name} breaks its contract: {problems}"
 
 
-def _write(folder: Path, graphs: dict[str, ir.Model], stages: family.Stages, read: Weights, tell: Progress) -> None:
+def _write(
+    folder: Path, graphs: dict[str, ir.Model], stages: family.Stages, read: Weights, embeddings: str, tell: Progress
+) -> None:
     """Write graphs, their weights and the embedding table, telling the bytes as they go."""
-    table = stages.embed_tokens.numel() * 4
+    dtype = np.dtype({"fp32": np.float32, "fp16": np.float16}[embeddings])
+    table = stages.embed_tokens.numel() * dtype.itemsize
     total = table + sum(map(weights.stored_bytes, graphs.values()))
     done = 0
 
@@ -95,12 +127,12 @@ def _write(folder: Path, graphs: dict[str, ir.Model], stages: family.Stages, rea
 
     for name, graph in graphs.items():
         weights.save(graph, folder / f"{name}.onnx", count)
-    np.save(folder / contract.EMBED_TOKENS, read.read(read.names[id(stages.embed_tokens)]))
+    np.save(folder / contract.EMBED_TOKENS, read.read(read.names[id(stages.embed_tokens)]).astype(dtype))
     count(table)
 
 
 def _manifest(
-    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, folder: Path
+    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, precisions: dict[str, str], folder: Path
 ) -> manifest.Manifest:
     """The manifest of the files that are in `folder`."""
     files = {path.name: manifest.File(path.stat().st_size, manifest.sha256(path)) for path in sorted(folder.iterdir())}
@@ -108,7 +140,7 @@ def _manifest(
         format=manifest.FORMAT,
         source={"checkpoint": source.folder.resolve().name, "model_type": source.config["model_type"]},
         made_with={package: version(package) for package in MADE_WITH},
-        precision=dict.fromkeys((*contract.GRAPHS, "embed_tokens"), "fp32"),
+        precision=precisions,
         graphs=dict(stages.graphs),
         image=behaviour.image,
         video=behaviour.video,

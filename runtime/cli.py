@@ -42,6 +42,10 @@ def export(
         Path, typer.Argument(metavar="CHECKPOINT", help="Folder as save_pretrained writes it.", show_default=False)
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to make, the bundle.", show_default=False)],
+    precision: Annotated[str, typer.Option(help="Of the decoder: fp32, int8 or int4.")] = "fp32",
+    vision_precision: Annotated[
+        str | None, typer.Option(help="Of the vision encoder.", show_default="int8 for int4, else as the decoder")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle. Needs the extra `export` (torch, transformers)."""
@@ -56,6 +60,8 @@ def export(
         export_model(
             checkpoint,
             output,
+            precision=precision,
+            vision_precision=vision_precision,
             overwrite=overwrite,
             progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total or None),
         )

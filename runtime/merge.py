@@ -11,7 +11,7 @@ from ..graphs.manifest import Embedding
 
 def embed(table: np.ndarray, ids: np.ndarray, recipe: Embedding) -> np.ndarray:
     """Scaled rows of `table` (vocab, hidden) for `ids` (...): (..., hidden). Only these rows are read from disk."""
-    return table[ids] * np.float32(recipe.scale)
+    return table[ids].astype(np.float32) * np.float32(recipe.scale)
 
 
 def merge(

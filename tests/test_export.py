@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from held_out import ask, shares
 from helpers import CHECKPOINT, CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
 from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
+from onnx_vlm.runtime import load
 from safetensors.torch import load_file, save_file
 
 TENSORS = "model.safetensors"
@@ -243,3 +245,27 @@ import torchvision.transforms.v2
 import timm
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("precision", "vision"), [("int8", "int8"), ("int4", "int8")])
+def test_a_quantised_bundle_is_small_and_still_right(tmp_path: Path, bundle: Path, precision: str, vision: str):
+    quantised = export_model(CHECKPOINT, tmp_path / "bundle", precision=precision)
+    made = manifest.load(quantised)
+    assert made.precision == {
+        "vision_encoder": vision, "projector": vision, "decoder": precision, "embed_tokens": "fp16"
+    }  # fmt: skip
+    assert np.load(quantised / contract.EMBED_TOKENS).dtype == np.float16
+    sizes = [(folder / "decoder.onnx.data").stat().st_size for folder in (quantised, bundle)]
+    bits = {"int8": 8, "int4": 4}[precision] + 1  # and a scale of 32 bits for 32 weights
+    assert sizes[0] < sizes[1] * (bits + 1) / 32
+    right = shares(ask("paligemma2", load(quantised, threads=1), 100))
+    assert min(right.values()) >= 0.9
+
+
+def test_an_unknown_precision_is_refused(tmp_path: Path):
+    for options in ({"precision": "int2"}, {"vision_precision": "double"}):
+        with pytest.raises(ExportError, match="supported: fp32, int8, int4"):
+            export_model(CHECKPOINT, tmp_path / "bundle", **options)
+    done = run_command("export", CHECKPOINT, tmp_path / "bundle", "--precision", "int2")
+    assert (done.returncode, "int2" in done.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())

@@ -2,64 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import shapes
-from onnx_vlm.runtime import VLM, load
+from held_out import FAMILIES, ask, shares
+from onnx_vlm.runtime import load
 
 PICTURES = 200
 
 
-def by_questions(vlm: VLM, seed: int) -> Iterator[tuple[str, bool]]:
-    scene = shapes.scene(seed)
-    asked = shapes.questions(scene)
-    for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
-        yield question.task, shapes.is_right(question, answer.text)
-
-
-def by_conversation(vlm: VLM, seed: int) -> Iterator[tuple[str, bool]]:
-    """Questions one by one, and a clip."""
-    scene = shapes.scene(seed)
-    asked = shapes.chat_questions(scene)
-    for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
-        yield question.task, answer.text == question.answer
-    frames, question = shapes.clip(seed)
-    clip = np.stack([np.asarray(shapes.draw(frame, 112, 112)) for frame in frames[::3]])
-    yield question.task, vlm.generate(question.prompt, videos=clip).text == question.answer
-
-
-def by_grounding(vlm: VLM, seed: int) -> Iterator[tuple[str, bool]]:
-    scene = shapes.scene(seed)
-    asked = shapes.grounded_questions(scene)
-    for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
-        tagged = vlm._prompts.decode(answer.token_ids)  # the text of an answer has no tags
-        yield question.task, shapes.is_right_grounded(question, tagged)
-
-
-@pytest.mark.parametrize(
-    ("name", "ask"),
-    [
-        ("paligemma", by_questions),
-        ("paligemma2", by_questions),
-        ("perception_lm", by_conversation),
-        ("kosmos2", by_grounding),
-    ],
-)
-def test_held_out_pictures_are_answered(
-    bundles: Callable[[str], Path], name: str, ask: Callable, figure: Callable[[str], None]
-):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_held_out_pictures_are_answered(bundles: Callable[[str], Path], name: str, figure: Callable[[str], None]):
     """At least 95 % right of each task; a box is right if it covers the true one by half or more (IoU)."""
-    vlm = load(bundles(name), threads=1)
-    right: dict[str, list[bool]] = {}
-    for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + PICTURES):
-        for task, correct in ask(vlm, seed):
-            right.setdefault(task, []).append(correct)
-    shares = {task: np.mean(results) for task, results in right.items()}
-    figure(f"{name}: " + "  ".join(f"{task} {share:.1%}" for task, share in shares.items()))
-    assert min(shares.values()) >= 0.95
+    found = shares(ask(name, load(bundles(name), threads=1), PICTURES))
+    figure(f"{name}: " + "  ".join(f"{task} {share:.1%}" for task, share in found.items()))
+    assert min(found.values()) >= 0.95
 
 
 def test_a_conversation_goes_on(bundles: Callable[[str], Path]):

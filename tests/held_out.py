@@ -1,0 +1,59 @@
+"""Questions about held-out scenes to a loaded bundle, and whether its answers are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import shapes
+from onnx_vlm.runtime import VLM, Generation
+
+Judged = Iterator[tuple[str, Generation, bool]]  # task, answer, whether it is right
+
+
+def by_questions(vlm: VLM, seed: int) -> Judged:
+    scene = shapes.scene(seed)
+    asked = shapes.questions(scene)
+    for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
+        yield question.task, answer, shapes.is_right(question, answer.text)
+
+
+def by_conversation(vlm: VLM, seed: int) -> Judged:
+    """Questions one by one, and a clip."""
+    scene = shapes.scene(seed)
+    asked = shapes.chat_questions(scene)
+    for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
+        yield question.task, answer, answer.text == question.answer
+    frames, question = shapes.clip(seed)
+    clip = np.stack([np.asarray(shapes.draw(frame, 112, 112)) for frame in frames[::3]])
+    answer = vlm.generate(question.prompt, videos=clip)
+    yield question.task, answer, answer.text == question.answer
+
+
+def by_grounding(vlm: VLM, seed: int) -> Judged:
+    scene = shapes.scene(seed)
+    asked = shapes.grounded_questions(scene)
+    for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
+        tagged = vlm._prompts.decode(answer.token_ids)  # the text of an answer has no tags
+        yield question.task, answer, shapes.is_right_grounded(question, tagged)
+
+
+#: how each trained checkpoint is asked
+FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
+    "paligemma": by_questions,
+    "paligemma2": by_questions,
+    "perception_lm": by_conversation,
+    "kosmos2": by_grounding,
+}
+
+
+def ask(name: str, vlm: VLM, pictures: int) -> list[tuple[str, Generation, bool]]:
+    """All questions about that many held-out pictures."""
+    seeds = range(shapes.HELD_OUT, shapes.HELD_OUT + pictures)
+    return [judged for seed in seeds for judged in FAMILIES[name](vlm, seed)]
+
+
+def shares(judged: list[tuple[str, Generation, bool]]) -> dict[str, float]:
+    """The share of right answers a task."""
+    tasks = dict.fromkeys(task for task, _, _ in judged)
+    return {task: float(np.mean([right for one, _, right in judged if one == task])) for task in tasks}
