@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graphs import ExportError, contract, manifest, quantize, weights
-from . import family, trace
+from . import family, hub, trace
 from .checkpoint import Checkpoint, Weights
 from .decoder import name_cache_outputs
 from .optimize import optimize
@@ -39,7 +39,7 @@ def export_model(
     """Export a checkpoint to a bundle.
 
     Args:
-        checkpoint: a folder as `save_pretrained` writes it, with safetensors.
+        checkpoint: a folder as `save_pretrained` writes it, with safetensors; or an id on the Hugging Face Hub.
         output: the folder to make. It appears when the bundle is complete, and not at all if the export fails.
         precision: of the decoder's weights, its head included: "fp32", or "int8" or "int4" in blocks of 32, with
             embeddings in float16. Results are computed with 8-bit integers then.
@@ -58,7 +58,7 @@ def export_model(
     target = Path(output)
     precisions = _precisions(precision, vision_precision)
     _check_target(target, overwrite)
-    source = Checkpoint(checkpoint)
+    source = Checkpoint(hub.local(checkpoint), name=Path(checkpoint).resolve().name)
     chosen = family.find(source.config.get("model_type"))
     behaviour = chosen.behaviour(source)
     with _written_aside(target) as folder:
@@ -138,7 +138,7 @@ def _manifest(
     files = {path.name: manifest.File(path.stat().st_size, manifest.sha256(path)) for path in sorted(folder.iterdir())}
     return manifest.Manifest(
         format=manifest.FORMAT,
-        source={"checkpoint": source.folder.resolve().name, "model_type": source.config["model_type"]},
+        source={"checkpoint": source.name, "model_type": source.config["model_type"]},
         made_with={package: version(package) for package in MADE_WITH},
         precision=precisions,
         graphs=dict(stages.graphs),

@@ -25,12 +25,16 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 class Checkpoint:
     """Files of a checkpoint. Nothing is read before it is asked for.
 
+    Args:
+        folder: where they are.
+        name: what people call it.
+
     Raises:
         CheckpointError: if `folder` has no config.json or no weights as safetensors.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, name: str = "") -> None:
+        self.folder, self.name = Path(folder), name
         if not (self.folder / "config.json").is_file():
             raise CheckpointError(
                 f"{self.folder} is no checkpoint: it has no config.json; give a folder as save_pretrained writes it"

@@ -39,7 +39,10 @@ def main() -> None:
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="Folder as save_pretrained writes it.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT", help="Folder as save_pretrained writes it, or an id on the Hub.", show_default=False
+        ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to make, the bundle.", show_default=False)],
     precision: Annotated[str, typer.Option(help="Of the decoder: fp32, int8 or int4.")] = "fp32",
