@@ -10,7 +10,7 @@ import importlib.util
 
 import torch
 
-# Those that torchvision's meta and autograd registrations name, with schemas as they declare them.
+# The two that its import looks up; it declares or merely names the others.
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
