@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnxscript.optimizer
-from onnxscript.rewriter import onnx_fusions
+from onnx_ir.passes import common
+from onnxscript.rewriter import RewritePass, onnx_fusions
+from onnxscript.rewriter.rules import common as rules
 
 from ..graphs import tidy, weights
 from .trace import quiet
 
 #: Weights are larger than this and stay on disk; shapes, scales and norms are smaller and may be computed with. Bytes.
 FOLDED_AT_MOST = 1 << 16
+#: onnxscript's full set of rules finds nothing more in these graphs, in a time that grows with the square of layers.
+RULES = (
+    rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule,
+    rules.transpose_transpose_rule, rules.reshape_reshape_rule, rules.materialize_reshape_shape_rule,
+    rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule, rules.collapse_slice_rule,
+    rules.collapse_slice2_rule, rules.mul_by_1_rule, rules.add_0_rule,
+)  # fmt: skip
 
 
 def optimize(model: ir.Model) -> None:
     """Simplify a traced graph in place. Only small initialisers are read."""
     weights.fold_transposes(model)
+    common.InlinePass()(model)
     with quiet("onnxscript"):
-        onnxscript.optimizer.optimize(model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST)
+        _simplify(model)
         onnx_fusions.fuse(model)
         tidy.drop_reshape_round_trips(model)
-        onnxscript.optimizer.optimize(model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST)
+        _simplify(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.NameFixPass()(model)
     tidy.drop_metadata(model)
+
+
+def _simplify(model: ir.Model) -> None:
+    for _ in range(2):  # what one pass leaves constant, the next folds
+        onnxscript.optimizer.fold_constants(
+            model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST, onnx_shape_inference=True
+        )
+        RewritePass(RULES)(model)
+        common.RemoveUnusedNodesPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from ..graphs.contract import GraphSpec
+from .unroll import unrolled
 
 OPSET = 23
 # Sizes to trace with. They differ from each other and from 1, so that none is mistaken for another or for a constant.
@@ -42,6 +43,10 @@ def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
 
     Initialisers are named after the module's parameters and buffers and have no values yet.
     """
+    return unrolled(module, lambda: _whole(module, spec))
+
+
+def _whole(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
     inputs = tuple(
         torch.zeros([EXAMPLE_SIZES.get(size, size) for size in tensor.shape], dtype=getattr(torch, tensor.dtype))
         for tensor in spec.inputs

@@ -167,6 +167,14 @@ PALIGEMMA: dict[str, Row] = {
     ),
     "head of its own": (paligemma, {"image_size": 28, "tied": False, "vocab": 1531}),
     "odd vocabulary": (paligemma, {"image_size": 28, "vocab": 1777, "query_pre_attn_scalar": 100}),
+    "many layers": (paligemma, {"image_size": 28, "layers": 8, "sliding_window": 8}),
+    "layers without a pattern": (
+        paligemma,
+        {
+            "image_size": 28, "layers": 6, "sliding_window": 6,
+            "layer_types": [f"{kind}_attention" for kind in ["full", "full", "sliding", "full", "sliding", "sliding"]],
+        },
+    ),
     "flag that no mask reads": (paligemma, {"image_size": 28, "use_bidirectional_attention": False}),
     "Gemma, one key head": (paligemma, {"text": GemmaConfig, "image_size": 42, "kv_heads": 1}),
     "Gemma, groups": (
@@ -180,6 +188,7 @@ PERCEPTION_LM: dict[str, Row] = {
     "smallest": (perception_lm, {"layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "vision_heads": 1, "depth": 1}),
     "pooling": (perception_lm, {"tile": 56, "pooling": 2, "heads": 6, "kv_heads": 3, "hidden": 48}),
     "no class token": (perception_lm, {"class_token": False, "tiles": 6, "vision_heads": 3, "depth": 3}),
+    "many layers": (perception_lm, {"layers": 6, "depth": 7}),
     "one tile": (perception_lm, {"mode": "vanilla", "tile": 42, "patch": 7, "pooling": 3, "kv_heads": 1}),
     "head of its own": (perception_lm, {"tied": False, "vocab": 397, "scaled": False, "layers": 3}),
     "pooling that leaves a rest": (perception_lm, {"tile": 42, "patch": 14, "pooling": 2, "head_dim": 32, "tiles": 1}),

@@ -1,0 +1,193 @@
+"""Deep models traced by their first layers: the later ones are copies, made in the graph, which is much faster.
+
+A copy is made only where the traced layers show that layers repeat: two of them must be the same graph, node for node,
+but for the names of their weights and buffers. Where they are not, everything is traced.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+PERIODS = (1, 2)  #: after how many layers they may repeat
+OWN = ("layer_idx", "training")  #: attributes in which layers may differ
+
+Trace = Callable[[], ir.Model]
+
+
+class _UnlikeError(Exception):
+    """Layers that do not repeat."""
+
+
+def unrolled(module: torch.nn.Module, trace: Trace) -> ir.Model:
+    """What `trace()` gives for a module, whose longest list of layers is cut meanwhile if its layers repeat."""
+    found = _repeating(module)
+    if found is None:
+        return trace()
+    path, layers, period = found
+    kept = 3 * period  # in the first period are constants that all use
+    try:
+        with _cut(module, path, kept):
+            model = trace()
+        _Layers(model, path, kept, period).extend(len(layers))
+    except Exception:  # whatever a model does that counts on all of its layers; traced whole it says so itself
+        return trace()
+    return model
+
+
+def _repeating(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList, int] | None:
+    """Path and period of the longest list of layers, if they repeat and are more than must be traced."""
+    lists = [(name, some) for name, some in module.named_modules() if isinstance(some, torch.nn.ModuleList)]
+    if not lists:
+        return None
+    path, layers = max(lists, key=lambda pair: len(pair[1]))
+    described = [_description(layer) for layer in layers]
+    for period in PERIODS:
+        if len(layers) > 3 * period and described[period:] == described[:-period]:
+            return path, layers, period
+    return None
+
+
+def _description(layer: torch.nn.Module) -> list[Any]:
+    """Classes, shapes and plain attributes of a layer and all within."""
+    plain = (bool, int, float, str, type(None), tuple)
+    return [
+        (
+            name,
+            type(part),
+            sorted((key, value) for key, value in vars(part).items() if isinstance(value, plain) and key not in OWN),
+            [(key, tuple(value.shape)) for key, value in part.named_parameters(recurse=False)],
+        )
+        for name, part in layer.named_modules()
+    ]
+
+
+@contextmanager
+def _cut(module: torch.nn.Module, path: str, kept: int) -> Iterator[None]:
+    parent, _, name = path.rpartition(".")
+    owner = module.get_submodule(parent)
+    whole = getattr(owner, name)
+    setattr(owner, name, whole[:kept])
+    try:
+        yield
+    finally:
+        setattr(owner, name, whole)
+
+
+class _Layers:
+    """The layers of a traced graph, by the scopes that their nodes come from."""
+
+    def __init__(self, model: ir.Model, path: str, kept: int, period: int) -> None:
+        self.graph, self.path, self.period = model.graph, path, period
+        self.layers: list[list[ir.Node]] = [[] for _ in range(kept)]
+        self.place: dict[ir.Node, int] = {}
+        scope = re.compile(rf"module\.{re.escape(path)}\.(\d+):")
+        for node in self.graph:
+            if found := scope.search(node.metadata_props.get("namespace", "")):
+                self.place[node] = int(found[1])
+                self.layers[int(found[1])].append(node)
+        self.names = {value.name: value for value in (*self.graph.inputs, *self.graph.initializers.values())}
+        self.fresh = (f"copy_{number}" for number in itertools.count())
+
+    def extend(self, number: int) -> None:
+        """Append copies until there are that many layers."""
+        kept, period = len(self.layers), self.period
+        carried = [self._carried(index) for index in range(kept - 1)]
+        # What comes from a layer before is what the layer before that gave to it, or the same for all.
+        twin: dict[ir.Value, ir.Value] = dict(zip(carried, carried[period:]))
+        for index in range(2 * period, kept):
+            self._match(self.layers[index - period], self.layers[index], index, twin)
+        last = twin[carried[kept - 1 - period]]
+        outside = [use for use in last.uses() if use.node not in self.place]
+        if not outside or last.is_graph_output() or any(map(self._leaves, carried)):
+            raise _UnlikeError
+        point = self.layers[-1][-1]
+        rows, ends = [list(layer) for layer in self.layers], [*carried, last]
+        for index in range(kept, number):
+            replaced = {ends[index - period - 1]: ends[index - 1]}
+            copies = [self._copy(node, index, replaced) for node in rows[index - period]]
+            self.graph.insert_after(point, copies)
+            point = copies[-1]
+            rows.append(copies)
+            ends.append(replaced[ends[index - period]])
+        for use in outside:
+            use.node.replace_input_with(use.idx, ends[-1])
+
+    def _leaves(self, value: ir.Value) -> bool:
+        return value.is_graph_output() or any(use.node not in self.place for use in value.uses())
+
+    def _carried(self, index: int) -> ir.Value:
+        """The one value that a layer computes from its inputs and hands to the next."""
+        given = {
+            value
+            for node in self.layers[index + 1]
+            for value in node.inputs
+            if value is not None and value.producer() in self.place and self.place[value.producer()] == index
+        }
+        given = {value for value in given if not _is_constant(value)}
+        if len(given) != 1:
+            raise _UnlikeError
+        return given.pop()
+
+    def _match(self, one: list[ir.Node], other: list[ir.Node], index: int, twin: dict[ir.Value, ir.Value]) -> None:
+        """Raise _UnlikeError unless two layers are the same graph; learn which values correspond."""
+        if len(one) != len(other):
+            raise _UnlikeError
+        for a, b in zip(one, other):
+            if a.op_identifier() != b.op_identifier() or len(a.inputs) != len(b.inputs) or not _same_attributes(a, b):
+                raise _UnlikeError
+            for u, v in zip(a.inputs, b.inputs):
+                if u is not None and self._renamed(u, index) is not v and twin.get(u) is not v and u is not v:
+                    raise _UnlikeError
+            twin.update(zip(a.outputs, b.outputs))
+
+    def _renamed(self, value: ir.Value, index: int) -> ir.Value | None:
+        """The weight or buffer of layer `index` that corresponds to one of layer `index - period`."""
+        old = str(index - self.period)
+        for prefix in (f"{self.path}.", "past_key_values."):
+            if value.name.startswith(f"{prefix}{old}."):
+                name = f"{prefix}{index}.{value.name.removeprefix(f'{prefix}{old}.')}"
+                if name not in self.names and value.is_initializer():
+                    # A fake tensor stands for all fake tensors of its kind, until weights are attached.
+                    kind = deepcopy(value.type)
+                    copy = ir.Value(name=name, type=kind, shape=value.shape, const_value=value.const_value)
+                    self.names[name] = copy
+                    self.graph.register_initializer(self.names[name])
+                return self.names.get(name)
+        return None
+
+    def _copy(self, node: ir.Node, index: int, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
+        inputs = [value and (replaced.get(value) or self._renamed(value, index) or value) for value in node.inputs]
+        copy = ir.Node(
+            node.domain, node.op_type, inputs, node.attributes.values(), overload=node.overload,
+            num_outputs=len(node.outputs), name=next(self.fresh),
+        )  # fmt: skip
+        for old, new in zip(node.outputs, copy.outputs):
+            new.name, new.type, new.shape = next(self.fresh), deepcopy(old.type), old.shape
+            replaced[old] = new
+        return copy
+
+
+def _is_constant(value: ir.Value) -> bool:
+    """Whether a value is computed from nothing that varies."""
+    node = value.producer()
+    if node is None:
+        return value.is_initializer()
+    return all(one is None or _is_constant(one) for one in node.inputs)
+
+
+def _same_attributes(a: ir.Node, b: ir.Node) -> bool:
+    def plain(node: ir.Node) -> dict[str, Any]:
+        return {
+            name: attribute.value.tobytes() if isinstance(attribute.value, ir.TensorProtocol) else attribute.value
+            for name, attribute in node.attributes.items()
+        }
+
+    return plain(a) == plain(b)
