@@ -1,29 +1,24 @@
-"""The whole export: read a checkpoint, trace its parts, write a bundle aside, rename it into place."""
+"""The whole export: read a checkpoint, trace its parts, write a bundle aside, prove it, rename it into place."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
+import torch
 
-from ..graphs import ExportError, contract, manifest, quantize, weights
-from . import family, hub, trace
+from ..graphs import ExportError, contract, manifest, weights
+from . import family, hub, lower, target, trace
 from .checkpoint import Checkpoint, Weights
 from .decoder import name_cache_outputs
 from .optimize import optimize
 
 #: told the name of a step, what is done of it and the whole, in bytes
 Progress = Callable[[str, int, int], None]
-DEFAULT_NEW_TOKENS = 256
-EMBED_TOKENS = "embed_tokens"  #: the table's name among the precisions
-BITS = {"fp32": None, "int8": 8, "int4": 4}
-BLOCK_SIZE = 32
 MADE_WITH = ("onnx-vlm", "torch", "transformers", "onnx", "onnxscript", "onnx-ir")
 
 
@@ -33,7 +28,10 @@ def export_model(
     *,
     precision: str = "fp32",
     vision_precision: str | None = None,
+    block_size: int = 32,
+    adapter: str | Path | None = None,
     overwrite: bool = False,
+    prove: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Export a checkpoint to a bundle.
@@ -41,57 +39,69 @@ def export_model(
     Args:
         checkpoint: a folder as `save_pretrained` writes it, with safetensors; or an id on the Hugging Face Hub.
         output: the folder to make. It appears when the bundle is complete, and not at all if the export fails.
-        precision: of the decoder's weights, its head included: "fp32", or "int8" or "int4" in blocks of 32, with
-            embeddings in float16. Results are computed with 8-bit integers then.
+        precision: of the decoder, its head included: "fp32"; "fp16", which computes in float16 but for values that are
+            too large for it; "bf16", weights in bfloat16 that are computed with in float32; "int8" or "int4", weights
+            in blocks, products with 8-bit integers, 8-bit embeddings.
         vision_precision: of vision encoder and projector; if None "int8" where `precision` is "int4", else the same.
+        block_size: how many weights share a scale in int8 and int4: 32, 64 or 128.
+        adapter: a LoRA adapter as PEFT saves it, a folder or an id, that is merged into the weights.
         overwrite: replace `output` if it is a bundle already.
-        progress: called with a step's name, the bytes done and the bytes in all.
+        prove: run the source model on a small picture, a layer at a time, hold every stage of the bundle to what it
+            gives, and store that in the bundle for `verify`.
+        progress: called with a step's name, the bytes done and the bytes in all; first with what the export will take.
 
     Returns:
         The path of the bundle.
 
     Raises:
         CheckpointError: if `checkpoint` is none, is of an unsupported type or has weights that do not fit its config.
-        ExportError: if `output` exists and may not be replaced, or a precision is unknown.
+        ExportError: if `output` exists and may not be replaced, a precision is unknown, there is too little disk, or
+            the bundle does not do what the source model does.
     """
     tell = progress or (lambda *_: None)
-    target = Path(output)
-    precisions = _precisions(precision, vision_precision)
-    _check_target(target, overwrite)
-    source = Checkpoint(hub.local(checkpoint), name=Path(checkpoint).resolve().name)
+    precisions = lower.choose(precision, vision_precision, block_size)
+    output = Path(output)
+    target.check(output, overwrite)
+    source = hub.open_checkpoint(checkpoint, adapter)
     chosen = family.find(source.config.get("model_type"))
     behaviour = chosen.behaviour(source)
-    with _written_aside(target) as folder:
-        tell("trace", 0, 0)
+    with target.written_aside(output) as folder:
         with trace.fake_weights():
             stages = chosen.build(source)
             read = Weights(source, stages.model)
-            graphs = {name: trace.trace(stages.modules[name], spec) for name, spec in stages.graphs.items()}
+            estimate = lower.estimate(_parts(stages), precisions, block_size, prove)
+            tell(str(estimate), 0, estimate.disk)
+            target.check_room(folder, estimate.disk)
+            graphs = {}
+            for name, spec in stages.graphs.items():
+                tell(f"trace {name}", 0, 0)
+                graphs[name] = trace.trace(stages.modules[name], spec)
         for name, graph in graphs.items():
             _complete(graph, name, stages, read)
-            if bits := BITS[precisions[name]]:
-                quantize.quantize(graph, bits, BLOCK_SIZE)
-        _write(folder, graphs, stages, read, precisions[EMBED_TOKENS], tell)
+            lower.graph(graph, precisions[name], block_size)
+        table = lower.table(read.sources[read.names[id(stages.embed_tokens)]], precisions[lower.EMBED_TOKENS])
+        _write(folder, graphs, table, tell)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
         if isinstance(behaviour.prompt, manifest.Chat):
             (folder / contract.CHAT_TEMPLATE).write_text(source.chat_template(), encoding="utf-8")
+        made = _manifest(source, stages, behaviour, precisions)
+        if "fp16" in precisions.values():
+            tell("find values too large for float16", 0, 0)
+            made = _narrow(folder, made, behaviour.example)
+        if prove:
+            tell("prove", 0, 0)
+            made = _prove(folder, made, source, chosen, behaviour.example)
         tell("seal", 0, 0)
-        _manifest(source, stages, behaviour, precisions, folder).save(folder)
-    return target
+        dataclasses.replace(made, files=_files(folder)).save(folder)
+    return output
 
 
-def _precisions(precision: str, vision_precision: str | None) -> dict[str, str]:
-    """The precision of each graph and of the embedding table."""
-    vision = vision_precision or ("int8" if precision == "int4" else precision)
-    for given in (precision, vision):
-        if given not in BITS:
-            raise ExportError(f"precision {given!r} is not supported; supported: {', '.join(BITS)}")
-    return {
-        contract.VISION_ENCODER: vision,
-        contract.PROJECTOR: vision,
-        contract.DECODER: precision,
-        EMBED_TOKENS: "fp16" if BITS[precision] else "fp32",
-    }
+def _parts(stages: family.Stages) -> dict[str, list[torch.Tensor]]:
+    """The weights of each graph and of the embedding table."""
+    parts = {name: list(module.parameters()) for name, module in stages.modules.items()}
+    table, head = stages.embed_tokens, stages.model.get_output_embeddings().weight
+    parts[contract.DECODER] = [one for one in parts[contract.DECODER] if one is not table or one is head]
+    return {**parts, lower.EMBED_TOKENS: [table]}
 
 
 def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) -> None:
@@ -101,9 +111,9 @@ def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) 
         name_cache_outputs(graph)
     own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
 
-    def value(initializer: str) -> np.ndarray:
+    def value(initializer: str) -> weights.Source:
         name = read.names.get(id(own[initializer]), initializer)
-        return stages.constants[name] if name in stages.constants else read.read(name)
+        return stages.constants[name] if name in stages.constants else read.sources[name]
 
     weights.attach(graph, value)
     optimize(graph)
@@ -111,13 +121,9 @@ def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) 
     assert not problems, f"{name} breaks its contract: {problems}"
 
 
-def _write(
-    folder: Path, graphs: dict[str, ir.Model], stages: family.Stages, read: Weights, embeddings: str, tell: Progress
-) -> None:
+def _write(folder: Path, graphs: dict[str, ir.Model], table: weights.Streamed, tell: Progress) -> None:
     """Write graphs, their weights and the embedding table, telling the bytes as they go."""
-    dtype = np.dtype({"fp32": np.float32, "fp16": np.float16}[embeddings])
-    table = stages.embed_tokens.numel() * dtype.itemsize
-    total = table + sum(map(weights.stored_bytes, graphs.values()))
+    total = table.nbytes + sum(map(weights.stored_bytes, graphs.values()))
     done = 0
 
     def count(size: int) -> None:
@@ -127,28 +133,74 @@ def _write(
 
     for name, graph in graphs.items():
         weights.save(graph, folder / f"{name}.onnx", count)
-    np.save(folder / contract.EMBED_TOKENS, read.read(read.names[id(stages.embed_tokens)]).astype(dtype))
-    count(table)
+    weights.save_array(table, folder / contract.EMBED_TOKENS)
+    count(table.nbytes)
+
+
+def _narrow(folder: Path, made: manifest.Manifest, prompt: str) -> manifest.Manifest:
+    """Make graphs of float16 weights compute in float16; the manifest of what they are then."""
+    from . import proof, ranges  # they run the bundle, which not every export does
+
+    dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
+    halves = [name for name in contract.GRAPHS if made.precision[name] == "fp16"]
+    kept = ranges.narrow(folder, halves, prompt, proof.picture())
+    graphs = dict(made.graphs)
+    if contract.DECODER in halves:
+        graphs[contract.DECODER] = contract.with_cache_dtype(graphs[contract.DECODER], "float16")
+    return dataclasses.replace(made, graphs=graphs, float32_nodes=kept)
+
+
+def _prove(
+    folder: Path, made: manifest.Manifest, source: Checkpoint, chosen: family.Family, prompt: str
+) -> manifest.Manifest:
+    """Hold the bundle to the source model and put the proof into it."""
+    from . import proof
+
+    dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
+    picture = proof.picture()
+    expected = proof.expectations(source, chosen, picture, prompt, made.generation.eos_token_ids)
+    failed = proof.failures(folder, prompt, picture, expected)
+    if failed:
+        raise ExportError(
+            f"the bundle does not do what {source.name} does, so it is not kept:\n"
+            + "\n".join(
+                f"  {check.name}: error {check.error:.2g}, {check.tolerance} allowed {check.note}" for check in failed
+            )
+            + "\nchoose a --precision of more bits, or keep the bundle as it is with --no-prove"
+        )
+    proof.write(folder, picture, expected)
+    return dataclasses.replace(made, proof=manifest.Proof(prompt))
+
+
+def _files(folder: Path, hashed: bool = True) -> dict[str, manifest.File]:
+    """The files in `folder` but for the manifest itself."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != manifest.FILE_NAME)
+    return {
+        path.relative_to(folder).as_posix(): manifest.File(path.stat().st_size, manifest.sha256(path) if hashed else "")
+        for path in paths
+    }
 
 
 def _manifest(
-    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, precisions: dict[str, str], folder: Path
+    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, precisions: dict[str, str]
 ) -> manifest.Manifest:
-    """The manifest of the files that are in `folder`."""
-    files = {path.name: manifest.File(path.stat().st_size, manifest.sha256(path)) for path in sorted(folder.iterdir())}
+    """The manifest of a bundle that has no files and no proof yet."""
+    adapter = {"adapter": source.adapter.name} if source.adapter else {}
     return manifest.Manifest(
         format=manifest.FORMAT,
-        source={"checkpoint": source.name, "model_type": source.config["model_type"]},
+        source={"checkpoint": source.name, "model_type": source.config["model_type"], **adapter},
         made_with={package: version(package) for package in MADE_WITH},
         precision=precisions,
+        float32_nodes={},
         graphs=dict(stages.graphs),
         image=behaviour.image,
         video=behaviour.video,
         prompt=behaviour.prompt,
         embedding=behaviour.embedding,
-        generation=_generation(source, behaviour),
+        generation=family.generation(source, behaviour),
         grounding=behaviour.grounding,
-        files=files,
+        proof=None,
+        files={},
     )
 
 
@@ -157,41 +209,3 @@ def _specs(values: list[ir.Value]) -> list[contract.TensorSpec]:
         contract.TensorSpec(v.name, v.dtype.numpy().name, tuple(d if isinstance(d, int) else str(d) for d in v.shape))
         for v in values
     ]
-
-
-def _generation(source: Checkpoint, behaviour: family.Behaviour) -> manifest.Generation:
-    settings = source.json("generation_config.json")
-    end = settings.get("eos_token_id", behaviour.eos_token_id)
-    return manifest.Generation(
-        eos_token_ids=tuple(end) if isinstance(end, list) else (end,) if end is not None else (),
-        max_new_tokens=settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
-        max_positions=behaviour.max_positions,
-    )
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not overwrite:
-        raise ExportError(f"{target} exists; choose another folder, or replace it with --overwrite (overwrite=True)")
-    if not (target / manifest.FILE_NAME).is_file():
-        raise ExportError(f"{target} exists and is no bundle, so it is not overwritten; choose another folder")
-
-
-@contextmanager
-def _written_aside(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its name when all went well and vanishes when not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        folder.chmod(0o755)
-        yield folder
-        if target.exists():
-            old = folder.with_name(f"{folder.name}.old")
-            target.rename(old)
-            folder.rename(target)
-            shutil.rmtree(old)
-        else:
-            folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -8,15 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import rename_source_key
 
 from ..graphs import CheckpointError, contract
+from ..graphs.weights import Source
+from .adapter import Adapter
+from .tensors import stored_tensors
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -28,13 +29,14 @@ class Checkpoint:
     Args:
         folder: where they are.
         name: what people call it.
+        adapter: what is merged into its weights.
 
     Raises:
         CheckpointError: if `folder` has no config.json or no weights as safetensors.
     """
 
-    def __init__(self, folder: str | Path, name: str = "") -> None:
-        self.folder, self.name = Path(folder), name
+    def __init__(self, folder: str | Path, name: str = "", adapter: Adapter | None = None) -> None:
+        self.folder, self.name, self.adapter = Path(folder), name, adapter
         if not (self.folder / "config.json").is_file():
             raise CheckpointError(
                 f"{self.folder} is no checkpoint: it has no config.json; give a folder as save_pretrained writes it"
@@ -98,9 +100,12 @@ class Checkpoint:
         names = sorted(set(index["weight_map"].values())) if index else [SINGLE]
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
+            pickles = sorted(path.name for path in self.folder.glob("*.bin"))
+            found = f" {', '.join(pickles)}: a pickle may run code when it is read;" if pickles else ""
             raise CheckpointError(
-                f"{self.folder} lacks weights: {', '.join(missing)}; only safetensors are read"
-                " (model.safetensors, or the files that model.safetensors.index.json names)"
+                f"{self.folder} lacks weights: {', '.join(missing)}; only safetensors are read (model.safetensors, or"
+                f" the files that model.safetensors.index.json names).{found} load the model with transformers where"
+                " you trust it, and save it with save_pretrained, which writes safetensors"
             )
         return [self.folder / name for name in names]
 
@@ -114,7 +119,7 @@ def parse(kind: type[ConfigT], config: dict[str, Any]) -> ConfigT:
 
 
 class Weights:
-    """The tensors of a checkpoint under the names that `model` gives them, each read when it is asked for.
+    """The tensors of a checkpoint under the names that `model` gives them, read in slices when they are asked for.
 
     `model` may have fake weights. Old and new key layouts are told apart by transformers' own renaming rules.
 
@@ -124,23 +129,23 @@ class Weights:
 
     def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel) -> None:
         self.names = {id(tensor): name for name, tensor in _tensors(model).items()}
+        self._known = model.state_dict(keep_vars=True)
+        self._renamings = get_model_conversion_mapping(model)
+        self._prefix = model.base_model_prefix
         wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-        known = model.state_dict(keep_vars=True)
-        renamings = get_model_conversion_mapping(model)
-        self._places: dict[str, tuple[Path, str]] = {}
+        buffers = {name for name, _ in model.named_buffers()}
+        self.sources: dict[str, Source] = {}
         problems, extra = [], []
         for path in checkpoint.files:
-            for key, shape in _shapes(path).items():
-                name, _ = rename_source_key(key, renamings, [], model.base_model_prefix, known)
-                if name not in known:
+            for key, tensor in stored_tensors(path).items():
+                name = self.name_of(key)
+                if name is None:
                     extra.append(key)
                     continue
-                name = self.names[id(known[name])]  # a tied weight goes by its first name
-                if name in wanted and shape != wanted[name]:
-                    problems.append(f"{key}: shape {shape}, the config asks for {wanted[name]}")
-                self._places[name] = (path, key)
-        problems += [f"{name}: missing" for name in wanted if name not in self._places]
-        buffers = {name for name, _ in model.named_buffers()}
+                if name in wanted and tensor.shape != wanted[name]:
+                    problems.append(f"{key}: shape {tensor.shape}, the config asks for {wanted[name]}")
+                self.sources[name] = tensor
+        problems += [f"{name}: missing" for name in wanted if name not in self.sources]
         problems += [f"{key}: the config has no place for it" for key in extra if not _computed(key, buffers)]
         if problems:
             raise CheckpointError(
@@ -148,20 +153,13 @@ class Weights:
                 + "\n".join(f"  {problem}" for problem in problems)
             )
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor that `model` calls `name`, as float32 if it is of a floating type."""
-        path, key = self._places[name]
-        with safe_open(path, "pt") as file:
-            tensor: torch.Tensor = file.get_tensor(key)
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        if checkpoint.adapter is not None:
+            self.sources = checkpoint.adapter.merge(self.sources, self.name_of)
 
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
+    def name_of(self, key: str) -> str | None:
+        """What the model calls the tensor that a checkpoint of any layout calls `key`; a tied one by its first name."""
+        name, _ = rename_source_key(key, self._renamings, [], self._prefix, self._known)
+        return self.names[id(self._known[name])] if name in self._known else None
 
 
 def _tensors(model: torch.nn.Module) -> Mapping[str, torch.Tensor]:

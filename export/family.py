@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import PreTrainedModel
 
 from ..graphs import CheckpointError, GraphSpec, manifest
@@ -21,6 +22,9 @@ _MODULES: dict[str, str | ModuleType] = {
     "paligemma": "onnx_vlm.export.paligemma",
     "perception_lm": "onnx_vlm.export.perception_lm",
 }
+
+
+DEFAULT_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ class Stages:
 class Behaviour:
     """The parts of a manifest that a family decides.
 
-    `eos_token_id` ends an answer where generation_config.json does not say what does.
+    `example` is a prompt for one picture, to try the model with; `eos_token_id` ends an answer where
+    generation_config.json does not say what does.
     """
 
+    example: str
     image: manifest.Resize | manifest.Tiles
     prompt: manifest.Plain | manifest.Chat
     embedding: manifest.Embedding
@@ -62,6 +68,12 @@ class Family(Protocol):
 
     def behaviour(self, checkpoint: Checkpoint) -> Behaviour:
         """Read a checkpoint's configuration files; raises CheckpointError for what cannot be served."""
+
+    def question(
+        self, checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
+    ) -> dict[str, torch.Tensor]:
+        """What transformers' processor makes of a picture and a prompt: `input_ids`, `pixel_values` (..., 3, height,
+        width) and what else the model's `generate` takes."""
 
 
 def register(model_type: str, family: Any) -> None:
@@ -85,3 +97,14 @@ def find(model_type: str | None) -> Family:
         raise CheckpointError(
             f"exporting model_type {model_type!r} needs {error.name}; install it: pip install 'onnx-vlm[export]'"
         ) from error
+
+
+def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generation:
+    """How an answer ends: as generation_config.json says, or else as the family does."""
+    settings = checkpoint.json("generation_config.json")
+    end = settings.get("eos_token_id", behaviour.eos_token_id)
+    return manifest.Generation(
+        eos_token_ids=tuple(end) if isinstance(end, list) else (end,) if end is not None else (),
+        max_new_tokens=settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
+        max_positions=behaviour.max_positions,
+    )

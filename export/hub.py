@@ -15,6 +15,8 @@ from huggingface_hub.errors import (
 )
 
 from ..graphs import CheckpointError
+from .adapter import Adapter
+from .checkpoint import Checkpoint
 
 #: What an export reads. Weights as pickles are never fetched: they may run code.
 FILES = ("*.json", "*.safetensors", "*.jinja")
@@ -47,3 +49,9 @@ def local(checkpoint: str | Path) -> Path:
             f"{missing} {name} could not be fetched from the Hub ({str(error).splitlines()[0]}); fetch it where there"
             f" is a network with `hf download {name}` and give the folder"
         ) from None
+
+
+def open_checkpoint(checkpoint: str | Path, adapter: str | Path | None = None) -> Checkpoint:
+    """A checkpoint by its folder or id, with an adapter, if any, by its own."""
+    merged = Adapter(local(adapter), Path(adapter).resolve().name) if adapter is not None else None
+    return Checkpoint(local(checkpoint), Path(checkpoint).resolve().name, merged)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
+from transformers import AutoProcessor, Kosmos2Config, Kosmos2ForConditionalGeneration, PreTrainedModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import ModelOutput
 
@@ -113,6 +114,17 @@ def build(checkpoint: Checkpoint) -> Stages:
     )
 
 
+def question(
+    checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
+) -> dict[str, torch.Tensor]:
+    processor = AutoProcessor.from_pretrained(checkpoint.folder)
+    config = model.config
+    inputs = dict(processor(images=image, text=prompt, num_image_tokens=config.latent_query_num, return_tensors="pt"))
+    # `generate` does not interpolate positions, which are to be where pictures are of another size; `forward` may.
+    features = VisionEncoder(model.vision_model, interpolate=True)(inputs["pixel_values"])
+    return {**inputs, "image_embeds": model.image_to_text_projection(features)[0]}
+
+
 def behaviour(checkpoint: Checkpoint) -> Behaviour:
     text = parse(Kosmos2Config, checkpoint.config).text_config
     grounded = checkpoint.tokenizer.token_to_id(PATCHES.token.format(PATCHES.side**2 - 1)) is not None
@@ -122,6 +134,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
             f"{contract.TOKENIZER} has no {IMAGE}; save it with Kosmos2Processor, which adds its tags"
         )
     return Behaviour(
+        example="<grounding> An image of",
         image=_resize(checkpoint),
         prompt=manifest.Plain(
             kind="plain",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from PIL import Image
+from transformers import AutoProcessor, PaliGemmaConfig, PaliGemmaForConditionalGeneration, PreTrainedModel
 
 from ..graphs import CheckpointError, contract, manifest
 from . import attention, processing
@@ -62,6 +63,14 @@ def build(checkpoint: Checkpoint) -> Stages:
     )
 
 
+def question(
+    checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
+) -> dict[str, torch.Tensor]:
+    processor = AutoProcessor.from_pretrained(checkpoint.folder)
+    inputs = processor(images=image, text=IMAGE_TOKEN + prompt, return_tensors="pt")
+    return {name: values for name, values in inputs.items() if name != "labels"}
+
+
 def behaviour(checkpoint: Checkpoint) -> Behaviour:
     parsed = parse(PaliGemmaConfig, checkpoint.config)
     text, side = parsed.text_config, parsed.vision_config.image_size
@@ -72,6 +81,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
         )
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
     return Behaviour(
+        example="caption en",
         image=image,
         prompt=manifest.Plain(
             kind="plain",

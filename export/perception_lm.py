@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import numpy as np
 import timm.models.eva
 import torch
+from PIL import Image
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from transformers import PerceptionLMConfig, PerceptionLMForConditionalGeneration
+from transformers import AutoProcessor, PerceptionLMConfig, PerceptionLMForConditionalGeneration, PreTrainedModel
 
 from ..graphs import CheckpointError, contract, manifest
 from . import attention, processing
@@ -113,6 +114,19 @@ def _tower_constants(tower: torch.nn.Module) -> dict[str, np.ndarray]:
     return constants
 
 
+def question(
+    checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
+) -> dict[str, torch.Tensor]:
+    processor = AutoProcessor.from_pretrained(checkpoint.folder)
+    processor.image_processor.max_num_tiles = min(processor.image_processor.max_num_tiles, contract.PROOF_TILES)
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(text=text, images=[image], add_special_tokens=False, return_tensors=None)
+    pixels = torch.cat([torch.as_tensor(np.asarray(one)) for one in inputs["pixel_values"]])
+    ids = {name: torch.tensor(inputs[name]) for name in ("input_ids", "attention_mask")}
+    return {**ids, "pixel_values": pixels[None]}
+
+
 def behaviour(checkpoint: Checkpoint) -> Behaviour:
     parsed = parse(PerceptionLMConfig, checkpoint.config)
     images, videos, side = checkpoint.processor("image"), checkpoint.processor("video"), _tile_side(checkpoint)
@@ -123,6 +137,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
     checkpoint.expect_token(VIDEO_TOKEN, parsed.video_token_id)
     return Behaviour(
+        example="Describe the picture.",
         image=manifest.Tiles("tiles", side, images.get("max_num_tiles", DEFAULT_TILES), image.pixels)
         if tiled
         else image,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Shape = tuple[int | str, ...]
 
 VISION_ENCODER, PROJECTOR, DECODER = GRAPHS = ("vision_encoder", "projector", "decoder")
 EMBED_TOKENS, TOKENIZER, CHAT_TEMPLATE = "embed_tokens.npy", "tokenizer.json", "chat_template.jinja"
+#: Files of a proof, and the tiles that its picture is cut into at most, the thumbnail not counted.
+PROOF_TILES = 2
+PROOF_PICTURE, PROOF_ARRAYS = "proof/picture.png", "proof/expected.npz"
 
 PIXEL_VALUES = "pixel_values"
 VISION_FEATURES = "vision_features"
@@ -18,6 +21,9 @@ SEQUENCE_LENGTHS = "sequence_lengths"
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"
 LOGITS_INDICES = "logits_indices"
 LOGITS = "logits"
+INPUT_IDS = "input_ids"
+TOKEN_IDS = "token_ids"
+PARTS = ("key", "value")
 
 
 def past_name(layer: int, part: str) -> str:
@@ -96,7 +102,7 @@ def decoder(layers: int, kv_heads: int, head_dim: int, hidden: int, vocab: int) 
 
     def cache(name) -> list[TensorSpec]:
         shape: Shape = ("batch", kv_heads, "capacity", head_dim)
-        return [TensorSpec(name(layer, part), "float32", shape) for layer in range(layers) for part in ("key", "value")]
+        return [TensorSpec(name(layer, part), "float32", shape) for layer in range(layers) for part in PARTS]
 
     return GraphSpec(
         (
@@ -108,3 +114,12 @@ def decoder(layers: int, kv_heads: int, head_dim: int, hidden: int, vocab: int) 
         ),
         (TensorSpec(LOGITS, "float32", ("batch", "kept", vocab)), *cache(present_name)),
     )
+
+
+def with_cache_dtype(spec: GraphSpec, dtype: str) -> GraphSpec:
+    """The contract of a decoder whose KV buffers have another dtype."""
+    inputs, outputs = (
+        tuple(replace(one, dtype=dtype) if "capacity" in one.shape else one for one in some)
+        for some in (spec.inputs, spec.outputs)
+    )
+    return GraphSpec(inputs, outputs)

@@ -10,14 +10,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from . import contract
+from . import contract, strict
 from .contract import GraphSpec
 from .errors import BundleError
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 
 
@@ -149,6 +148,13 @@ class PatchTokens:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """The picture and arrays under proof/ are of this prompt."""
+
+    prompt: str
+
+
+@dataclass(frozen=True)
 class File:
     """Size in bytes and checksum of one file of the bundle."""
 
@@ -158,12 +164,17 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a runtime needs to know. `source` and `made_with` are for people."""
+    """Everything that a runtime needs to know. `source`, `made_with` and `float32_nodes` are for people.
+
+    `float32_nodes` names, by graph, the nodes of a float16 graph that compute in float32 because their values are too
+    large.
+    """
 
     format: int
     source: dict[str, str]
     made_with: dict[str, str]
     precision: dict[str, str]
+    float32_nodes: dict[str, tuple[str, ...]]
     graphs: dict[str, GraphSpec]
     image: Resize | Tiles
     video: Video | None
@@ -171,6 +182,7 @@ class Manifest:
     embedding: Embedding
     generation: Generation
     grounding: LocationTokens | PatchTokens | None
+    proof: Proof | None
     files: dict[str, File]
 
     def save(self, folder: Path) -> None:
@@ -195,7 +207,7 @@ def load(folder: Path) -> Manifest:
     if version != FORMAT:
         raise BundleError(f"{path}: format is {version!r}, this version reads {FORMAT}; export the bundle again")
     problems: list[str] = []
-    manifest = _read(Manifest, data, "", problems)
+    manifest = strict.read(Manifest, data, "", problems)
     if not problems:
         problems = _broken(manifest, folder)
     if problems:
@@ -212,7 +224,10 @@ def _broken(manifest: Manifest, folder: Path) -> list[str]:
     problems = [f"graphs.{name}: missing" for name in contract.GRAPHS if name not in manifest.graphs]
     needed = {contract.EMBED_TOKENS, contract.TOKENIZER, *(f"{name}.onnx" for name in contract.GRAPHS)}
     needed |= {contract.CHAT_TEMPLATE} if isinstance(manifest.prompt, Chat) else set()
+    needed |= {contract.PROOF_PICTURE, contract.PROOF_ARRAYS} if manifest.proof else set()
     problems += [f"files.{name}: missing" for name in sorted(needed - manifest.files.keys())]
+    if not problems:
+        problems = _at_odds(manifest)
     for name, file in manifest.files.items():
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name:
@@ -224,37 +239,17 @@ def _broken(manifest: Manifest, folder: Path) -> list[str]:
     return problems
 
 
-def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """`value` from JSON as `kind`, exactly: unknown keys, missing keys and other types are problems."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        if type(value) in arguments:
-            return value
-        return _read(_variant(arguments, value), value, where, problems)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        problems.extend(f"{where}{key}: unknown" for key in value.keys() - hints.keys())
-        problems.extend(f"{where}{key}: missing" for key in hints.keys() - value.keys())
-        fields = {k: _read(hint, value[k], f"{where}{k}.", problems) for k, hint in hints.items() if k in value}
-        return kind(**fields) if fields.keys() == hints.keys() else None
-    if origin is dict and isinstance(value, dict):
-        return {key: _read(arguments[1], item, f"{where}{key}.", problems) for key, item in value.items()}
-    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
-        return tuple(_read(k, item, f"{where}{i}.", problems) for i, (k, item) in enumerate(zip(kinds, value)))
-    if origin is Literal and value in arguments:
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    if isinstance(kind, type) and type(value) is kind:
-        return value
-    problems.append(f"{where.rstrip('.')}: {value!r:.60} is not {getattr(kind, '__name__', kind)}")
-    return None
-
-
-def _variant(kinds: tuple[Any, ...], value: Any) -> Any:
-    """The dataclass whose `kind` a JSON object names; the first one if it names none."""
-    kinds = tuple(kind for kind in kinds if kind is not NoneType)
-    named = value.get("kind") if isinstance(value, dict) else None
-    matching = [kind for kind in kinds if named in get_args(get_type_hints(kind).get("kind"))]
-    return (*matching, *kinds)[0]
+def _at_odds(manifest: Manifest) -> list[str]:
+    """Where sizes contradict each other or cannot be."""
+    *_, height, width = manifest.graphs[contract.VISION_ENCODER].inputs[0].shape
+    recipe, problems = manifest.image, []
+    tiles = {"image": (recipe.size, recipe.size) if isinstance(recipe, Tiles) else (recipe.height, recipe.width)}
+    if manifest.video is not None:
+        tiles["video.tile"] = (manifest.video.tile.height, manifest.video.tile.width)
+    for name, (rows, columns) in tiles.items():
+        if (rows, columns) != (height, width):
+            problems.append(f"{name}: tiles of {rows} x {columns}, the graph takes {height} x {width}")
+    for name in ("max_new_tokens", "max_positions"):
+        if (number := getattr(manifest.generation, name)) < 1:
+            problems.append(f"generation.{name}: {number} is less than 1")
+    return problems

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
-#: Weights quantised at a time; each of some ten temporary arrays has this many elements.
-AT_ONCE = 1 << 22
-#: Where the largest weight of a block may come to lie, as a share of the range; the best for each block is kept.
-REACHES = (1.0, 0.95, 0.9, 0.85, 0.8)
+from .weights import Source, Streamed, Weight, add_initializer, in_order, slices
+
+BLOCK_SIZES = (32, 64, 128)
+#: Weights quantised at a time, so that the handful of temporary arrays stay in a core's cache.
+AT_ONCE = 1 << 18
+#: Where the largest weight of a block may come to lie, as a share of the range; the best for each block is kept. Beyond
+#: 1 it is clipped, and the others are finer. For 4 bits the error is within 1 % of that of 21 places from 0.8 to 1.8.
+REACHES = (0.9, 1.0, 1.1, 1.2, 1.3)
 
 
 def quantize(model: ir.Model, bits: int, block_size: int) -> int:
@@ -26,7 +30,8 @@ def quantize(model: ir.Model, bits: int, block_size: int) -> int:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is None or not weight.is_initializer() or len(weight.shape) != 2:
             continue
-        packed, scales = _values(model, weight, bits, block_size)
+        blocks = _Blocks(weight.const_value, bits, block_size)
+        packed, scales = add_initializer(model, blocks.packed), add_initializer(model, blocks.scales)
         rows, columns = weight.shape
         attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block_size, "accuracy_level": 4}
         product = ir.node("MatMulNBits", [node.inputs[0], packed, scales], attributes, domain="com.microsoft")
@@ -40,37 +45,33 @@ def quantize(model: ir.Model, bits: int, block_size: int) -> int:
     return replaced
 
 
-def _values(model: ir.Model, weight: ir.Value, bits: int, block_size: int) -> tuple[ir.Value, ir.Value]:
-    """The packed weights and scales of an initialiser, as initialisers that are computed when they are written."""
-    rows, columns = weight.shape
-    blocks, source, kept = math.ceil(rows / block_size), weight.const_value, {}
+class _Blocks:
+    """Packed values and scales of a weight, both computed when the first of them is written."""
 
-    def packed() -> np.ndarray:
-        values, kept["scales"] = quantized(source.numpy().T, bits, block_size)
-        return values
+    def __init__(self, weight: Weight, bits: int, block_size: int) -> None:
+        self._weight, self._bits, self._block_size = weight, bits, block_size
+        self._kept: list[np.ndarray] = []
+        rows, columns = weight.shape.numpy()
+        blocks = math.ceil(rows / block_size)
+        shape = (columns, blocks, block_size * bits // 8)
+        self.packed = Streamed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, self._quantize)
+        self.scales = Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], self._scales)
 
-    def scales() -> np.ndarray:
-        if "scales" not in kept:
-            packed()
-        return kept.pop("scales")
+    def _quantize(self) -> Iterator[np.ndarray]:
+        self._kept = []
+        parts = slices(self._weight.shape.numpy()[::-1])
+        for packed, scales in in_order(
+            lambda rows: quantized(self._weight.columns(rows), self._bits, self._block_size), parts
+        ):
+            self._kept.append(scales)
+            yield packed
 
-    return (
-        _value(model, f"{weight.name}.q{bits}", (columns, blocks, block_size * bits // 8), ir.DataType.UINT8, packed),
-        _value(model, f"{weight.name}.scales", (columns, blocks), ir.DataType.FLOAT, scales),
-    )
-
-
-def _value(
-    model: ir.Model, name: str, shape: tuple[int, ...], dtype: ir.DataType, compute: Callable[[], np.ndarray]
-) -> ir.Value:
-    if name in model.graph.initializers:
-        return model.graph.initializers[name]
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-    value.const_value = ir.LazyTensor(
-        lambda: ir.Tensor(compute(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name
-    )
-    model.graph.register_initializer(value)
-    return value
+    def _scales(self) -> Iterator[np.ndarray]:
+        if not self._kept:
+            for _ in self._quantize():
+                pass
+        yield from self._kept
+        self._kept = []
 
 
 def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,32 +88,53 @@ def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarra
     step = max(1, AT_ONCE // (blocks * block_size))
     for start in range(0, columns, step):
         some = slice(start, start + step)
-        padded = np.zeros((len(packed[some]), blocks * block_size), np.float32)
-        padded[:, :rows] = weight[some]
-        values, scales[some] = _best(padded.reshape(-1, blocks, block_size), bits)
-        values = (values + (1 << (bits - 1))).astype(np.uint8)
-        packed[some] = values if bits == 8 else values[..., ::2] | values[..., 1::2] << 4
+        part = weight[some]
+        if rows % block_size:
+            part = np.pad(part, ((0, 0), (0, blocks * block_size - rows)))
+        # Blocks as columns: what is common to a block is then computed for many blocks by one instruction.
+        values, scales[some].reshape(-1)[:] = _best(np.ascontiguousarray(part.reshape(-1, block_size).T), bits)
+        values += 1 << (bits - 1)
+        values = values.astype(np.uint8)
+        packed[some].reshape(-1, packed.shape[-1])[:] = (values if bits == 8 else values[::2] | values[1::2] << 4).T
     return packed, scales
 
 
 def _best(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integers (out, blocks, size) and scales (out, blocks) of the least squared error among several scales a block.
+    """Whole numbers (size, blocks) and scales (blocks,) of the least squared error among several scales a block.
 
     The weight of largest magnitude sets the sign of the scale, so that it can use the one value more of the negative
-    side. After rounding, the scale is the one that fits the integers best.
+    side. After rounding, the scale is the one that fits the numbers best, wv / vv, whose error is ww - wv * wv / vv.
     """
     half = 1 << (bits - 1)
-    extreme = np.take_along_axis(weights, np.abs(weights).argmax(-1, keepdims=True), -1)
-    best, best_scale, least = np.zeros_like(weights), np.zeros_like(extreme), np.full_like(extreme, np.inf)
-    for reach in REACHES if bits < 8 else REACHES[:1]:
-        scale = extreme / -(half * reach)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = np.clip(np.rint(np.where(scale == 0, 0, weights / scale)), -half, half - 1)
-            fitted = (weights * values).sum(-1, keepdims=True) / (values * values).sum(-1, keepdims=True)
-        fitted = np.nan_to_num(fitted)
-        error = np.square(weights - values * fitted).sum(-1, keepdims=True)
-        better = error < least
-        best, best_scale, least = (
-            np.where(better, *pair) for pair in ((values, best), (fitted, best_scale), (error, least))
-        )
-    return best, best_scale[..., 0]
+    highest, lowest = weights.max(0), weights.min(0)
+    extreme = np.where(highest > -lowest, highest, lowest)
+    extreme[extreme == 0] = 1  # all are zero, with any scale
+    values, inverse = np.empty_like(weights), -half / extreme
+    most, best, scale = np.full_like(extreme, -1), np.zeros_like(extreme), np.zeros_like(extreme)
+    for reach in REACHES if bits < 8 else (1.0,):
+        _round(weights, inverse * np.float32(reach), half, values)
+        wv, vv = np.einsum("ij,ij->j", weights, values), np.einsum("ij,ij->j", values, values)
+        fitted = wv / np.maximum(vv, 1)
+        better = wv * fitted > most
+        for kept, one in ((most, wv * fitted), (best, inverse * np.float32(reach)), (scale, fitted)):
+            np.copyto(kept, one, where=better)
+    _round(weights, best, half, values)
+    return values, scale
+
+
+def _round(weights: np.ndarray, inverse: np.ndarray, half: int, values: np.ndarray) -> None:
+    np.multiply(weights, inverse, out=values)
+    np.rint(values, out=values)
+    np.clip(values, -half, half - 1, out=values)
+
+
+def quantized_rows(name: str, source: Source) -> Streamed:
+    """A table (rows, width) as uint8 (rows, width + 4): int8 values, then the float32 that each is multiplied by."""
+    rows, width = source.shape
+
+    def packed(some: slice) -> np.ndarray:
+        values = source[some]
+        scale = np.maximum(np.abs(values).max(-1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
+        return np.concatenate([np.rint(values / scale).astype(np.int8).view(np.uint8), scale.view(np.uint8)], -1)
+
+    return Streamed(name, ir.DataType.UINT8, (rows, width + 4), lambda: in_order(packed, slices(source.shape)))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -45,30 +46,33 @@ def export(
         ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to make, the bundle.", show_default=False)],
-    precision: Annotated[str, typer.Option(help="Of the decoder: fp32, int8 or int4.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Of the decoder: fp32, fp16, bf16, int8 or int4.")] = "fp32",
     vision_precision: Annotated[
         str | None, typer.Option(help="Of the vision encoder.", show_default="int8 for int4, else as the decoder")
     ] = None,
+    block_size: Annotated[int, typer.Option(help="Weights that share a scale in int8 and int4: 32, 64 or 128.")] = 32,
+    adapter: Annotated[
+        str | None, typer.Option(help="LoRA adapter to merge: folder as PEFT saves it, or an id on the Hub.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
+    prove: Annotated[bool, typer.Option(help="Hold every stage to the source model, and keep the proof.")] = True,
 ) -> None:
     """Export a checkpoint to a bundle. Needs the extra `export` (torch, transformers)."""
-    try:
-        with messages.status("loading torch and transformers"):
-            from ..export import export_model
-    except ImportError as error:
-        raise InputError(f"{error}; exporting needs: pip install 'onnx-vlm[export]'") from error
+    export_model = _exporting().export_model
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
         task = bar.add_task("start", total=None)
+
+        def show(step: str, done: int, total: int) -> None:
+            if step.startswith("about"):
+                messages.print(step, style="dim", soft_wrap=True)
+            bar.update(task, description=step, completed=done, total=total or None)
+
         export_model(
-            checkpoint,
-            output,
-            precision=precision,
-            vision_precision=vision_precision,
-            overwrite=overwrite,
-            progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total or None),
-        )
-    size = sum(file.stat().st_size for file in output.iterdir())
+            checkpoint, output, precision=precision, vision_precision=vision_precision, block_size=block_size,
+            adapter=adapter, overwrite=overwrite, prove=prove, progress=show,
+        )  # fmt: skip
+    size = sum(file.stat().st_size for file in output.rglob("*"))
     messages.print(f"wrote [bold]{_plain(output)}[/], {size / 1e6:.1f} MB")
 
 
@@ -126,6 +130,49 @@ def inspect(
         print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
     else:
         Console(highlight=False, markup=False).print(describe.describe(found))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)],
+    provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Compare with this source model, run now, instead of the bundle's proof.")
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="The adapter that was merged, with --checkpoint.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Hold a bundle to its proof: its files, and every stage and token of the source model. Status 1 if it fails."""
+    from . import describe
+    from .verify import verify as run
+
+    with messages.status("verify") as status:
+        if checkpoint is not None:
+            _exporting()
+            from ..export.proof import live
+
+            status.update(f"run {_plain(checkpoint)}")
+        expected = live(checkpoint, adapter) if checkpoint is not None else None
+        checks = run(bundle, provider, threads, expected, lambda step: status.update(_plain(step)))
+    passed = all(check.passed for check in checks)
+    if as_json:
+        print(json.dumps({"passed": passed, "checks": [check.json() for check in checks]}, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(describe.checks(checks))
+        messages.print("[bold green]passed[/]" if passed else "[bold red]failed[/]")
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _exporting() -> ModuleType:
+    """The room that exports, or an error that says what to install."""
+    try:
+        with messages.status("loading torch and transformers"):
+            from .. import export
+    except ImportError as error:
+        raise InputError(f"{error}; exporting needs: pip install 'onnx-vlm[export]'") from error
+    return export
 
 
 def _boxes(text: str | None) -> list | None:

@@ -6,14 +6,31 @@ import re
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from ..graphs import Manifest, TensorSpec, contract
+from .verify import Check
 
 
 def describe(manifest: Manifest) -> RenderableType:
     """Where a bundle comes from, its graphs with their inputs and outputs, and how it treats prompts and pictures."""
     return Group(_origin(manifest), "", _graphs(manifest), "", _behaviour(manifest))
+
+
+def checks(found: list[Check]) -> Table:
+    """The comparisons of `verify`."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "stage", "precision"):
+        table.add_column(heading)
+    for heading in ("error", "allowed"):
+        table.add_column(heading, justify="right")
+    table.add_column("", style="dim")
+    for check in found:
+        mark = "[green]ok[/]" if check.passed else "[bold red]no[/]"
+        error, allowed = (f"{value:.1e}" if value else "0" for value in (check.error, check.tolerance))
+        table.add_row(mark, escape(check.name), check.precision, error, allowed, escape(check.note))
+    return table
 
 
 def _rows() -> Table:
@@ -71,6 +88,11 @@ def _behaviour(manifest: Manifest) -> Table:
     table.add_row("prompts", {"chat": "conversations", "plain": "texts"}[manifest.prompt.kind])
     kinds = {"locations": "location tokens", "patches": "phrases with patch tokens"}
     table.add_row("boxes", kinds[manifest.grounding.kind] if manifest.grounding else "none")
+    if manifest.proof is not None:
+        table.add_row("proof", f"a picture and {manifest.proof.prompt!r}")
+    kept = [f"{len(nodes)} nodes of {name}" for name, nodes in manifest.float32_nodes.items() if nodes]
+    if kept:
+        table.add_row("kept in float32", ", ".join(kept))
     table.add_row("positions", str(generation.max_positions))
     table.add_row("answers end at", ", ".join(map(str, generation.eos_token_ids)))
     return table

@@ -29,18 +29,29 @@ class Engine:
             self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
         except ValueError as error:
             raise BundleError(f"{folder / contract.EMBED_TOKENS} does not load: {error}") from None
+        width, hidden = merge.unpacked(self._table[:1]).shape[-1], manifest.graphs[contract.DECODER].inputs[0].shape[-1]
+        if width != hidden:
+            raise BundleError(f"{folder / contract.EMBED_TOKENS}: rows of {width}, the decoder takes {hidden}")
 
     def encode_images(self, tiles: np.ndarray) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
-        embeds = []
-        for start in range(0, len(tiles), TILES_AT_ONCE):
-            (features,) = self._vision.run({contract.PIXEL_VALUES: tiles[start : start + TILES_AT_ONCE]})
-            embeds += self._projector.run({contract.VISION_FEATURES: features})
-        return np.concatenate(embeds)
+        parts = (tiles[start : start + TILES_AT_ONCE] for start in range(0, len(tiles), TILES_AT_ONCE))
+        return np.concatenate([self.project(self.encode(part)) for part in parts])
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        """Tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""
+        return self._vision.run({contract.PIXEL_VALUES: tiles})[0]
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
+        return self._projector.run({contract.VISION_FEATURES: features})[0]
 
     def embed(self, prompt: Encoded) -> np.ndarray:
         """Embeddings (tokens, hidden) of a prompt, its pictures and videos in their places."""
-        embeds = [self.encode_images(tiles) for tiles in prompt.tiles]
+        return self.merge(prompt, [self.encode_images(tiles) for tiles in prompt.tiles])
+
+    def merge(self, prompt: Encoded, embeds: list[np.ndarray]) -> np.ndarray:
+        """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its pictures."""
         return merge.merge(self._table, prompt.ids, prompt.places, embeds, self.manifest.embedding)
 
     def start(self, prompts: list[np.ndarray], new_tokens: int) -> tuple[np.ndarray, Run]:

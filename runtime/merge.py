@@ -10,8 +10,19 @@ from ..graphs.manifest import Embedding
 
 
 def embed(table: np.ndarray, ids: np.ndarray, recipe: Embedding) -> np.ndarray:
-    """Scaled rows of `table` (vocab, hidden) for `ids` (...): (..., hidden). Only these rows are read from disk."""
-    return table[ids].astype(np.float32) * np.float32(recipe.scale)
+    """Scaled rows of `table` for `ids` (...): (..., hidden) of float32. Only these rows are read from disk."""
+    return unpacked(table[ids]) * np.float32(recipe.scale)
+
+
+def unpacked(rows: np.ndarray) -> np.ndarray:
+    """Rows (..., hidden) as float32. What uint16 holds is bfloat16, which NumPy does not know; what uint8 holds is
+    (..., hidden + 4): int8 values and, in the last four bytes, the float32 that they are multiplied by."""
+    if rows.dtype == np.uint16:
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    if rows.dtype == np.uint8:
+        rows = np.ascontiguousarray(rows)
+        return rows[..., :-4].view(np.int8) * rows[..., -4:].view(np.float32)
+    return rows.astype(np.float32)
 
 
 def merge(
@@ -22,7 +33,7 @@ def merge(
     """
     merged = embed(table, np.where(places, 0, ids), recipe)
     if image_embeds:
-        merged[places] = np.concatenate(image_embeds).reshape(-1, table.shape[1])
+        merged[places] = np.concatenate(image_embeds).reshape(-1, merged.shape[1])
     return merged
 
 

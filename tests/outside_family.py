@@ -9,7 +9,14 @@ from onnx_vlm.export.checkpoint import Checkpoint, parse
 from onnx_vlm.export.decoder import RotaryDecoder
 from onnx_vlm.export.family import Behaviour, Stages
 from onnx_vlm.graphs import contract, manifest
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+)
 
 
 class VisionEncoder(torch.nn.Module):
@@ -49,10 +56,20 @@ def build(checkpoint: Checkpoint) -> Stages:
     )
 
 
+def question(
+    checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
+) -> dict[str, torch.Tensor]:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    pixels = AutoImageProcessor.from_pretrained(checkpoint.folder)(image, return_tensors="pt")
+    text = "<bos>" + "<image>" * model.config.image_seq_length + f"USER: {prompt}\nASSISTANT:"
+    return {**tokenizer(text, add_special_tokens=False, return_tensors="pt"), **pixels}
+
+
 def behaviour(checkpoint: Checkpoint) -> Behaviour:
     parsed = parse(LlavaConfig, checkpoint.config)
     checkpoint.expect_token("<image>", parsed.image_token_id)
     return Behaviour(
+        example="What is it?",
         image=processing.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
         prompt=manifest.Plain(
             kind="plain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 import torch
 from held_out import ask, shares
 from helpers import CHECKPOINT, CHECKPOINTS, run_command
-from onnx_vlm.export import export_model
+from onnx_vlm.export import export_model, family, hub, paligemma, proof, source
+from onnx_vlm.export.checkpoint import Checkpoint
 from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
 from onnx_vlm.runtime import load
 from safetensors.torch import load_file, save_file
@@ -41,7 +43,8 @@ def rename_tensors(checkpoint: Path, rename: Callable[[str], str]) -> None:
 def test_a_bundle_is_what_the_manifest_says(bundle: Path):
     made = manifest.load(bundle)
     assert set(made.graphs) == set(contract.GRAPHS)
-    assert set(made.files) == {path.name for path in bundle.iterdir()} - {manifest.FILE_NAME}
+    written = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert set(made.files) == written - {manifest.FILE_NAME}
     assert all(manifest.sha256(bundle / name) == file.sha256 for name, file in made.files.items())
     assert made.source == {"checkpoint": "paligemma2", "model_type": "paligemma"}
     layers = [name for name in (spec.name for spec in made.graphs["decoder"].inputs) if name.endswith(".key")]
@@ -58,7 +61,8 @@ def test_progress_is_told_in_bytes(tmp_path: Path):
     told: list[tuple[str, int, int]] = []
     output = export_model(CHECKPOINT, tmp_path / "bundle", progress=lambda *step: told.append(step))
     written = [(done, total) for step, done, total in told if step == "write"]
-    assert told[0][0] == "trace"
+    assert told[0][0].startswith("about 7 MB on disk")
+    assert told[1][0] == "trace vision_encoder"
     assert written == sorted(written)
     assert written[-1][0] == written[-1][1]
     data = sum(path.stat().st_size for path in output.iterdir() if path.suffix in (".data", ".npy"))
@@ -252,9 +256,9 @@ def test_a_quantised_bundle_is_small_and_still_right(tmp_path: Path, bundle: Pat
     quantised = export_model(CHECKPOINT, tmp_path / "bundle", precision=precision)
     made = manifest.load(quantised)
     assert made.precision == {
-        "vision_encoder": vision, "projector": vision, "decoder": precision, "embed_tokens": "fp16"
+        "vision_encoder": vision, "projector": vision, "decoder": precision, "embed_tokens": "int8"
     }  # fmt: skip
-    assert np.load(quantised / contract.EMBED_TOKENS).dtype == np.float16
+    assert np.load(quantised / contract.EMBED_TOKENS).dtype == np.uint8
     sizes = [(folder / "decoder.onnx.data").stat().st_size for folder in (quantised, bundle)]
     bits = {"int8": 8, "int4": 4}[precision] + 1  # and a scale of 32 bits for 32 weights
     assert sizes[0] < sizes[1] * (bits + 1) / 32
@@ -264,8 +268,70 @@ def test_a_quantised_bundle_is_small_and_still_right(tmp_path: Path, bundle: Pat
 
 def test_an_unknown_precision_is_refused(tmp_path: Path):
     for options in ({"precision": "int2"}, {"vision_precision": "double"}):
-        with pytest.raises(ExportError, match="supported: fp32, int8, int4"):
+        with pytest.raises(ExportError, match="supported: fp32, fp16, bf16, int8, int4"):
             export_model(CHECKPOINT, tmp_path / "bundle", **options)
     done = run_command("export", CHECKPOINT, tmp_path / "bundle", "--precision", "int2")
     assert (done.returncode, "int2" in done.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    told: list[str] = []
+    with pytest.raises(ExportError, match=r"needs about 0\.01 GB and .* has 0\.01 GB free; make room"):
+        export_model(CHECKPOINT, tmp_path / "bundle", progress=lambda step, *_: told.append(step))
+    assert len(told) == 1, "only the estimate"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("when", ["trace decoder", "write", "prove", "seal"])
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path, when: str):
+    def interrupt(step: str, done: int, total: int) -> None:
+        if step == when:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_model(CHECKPOINT, tmp_path / "bundle", progress=interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_estimate_of_disk_is_near(tmp_path: Path):
+    for options in ({}, {"precision": "int4"}, {"precision": "bf16", "vision_precision": "fp32"}):
+        told: list[tuple[str, int, int]] = []
+        output = export_model(
+            CHECKPOINT, tmp_path / "bundle", overwrite=True, prove=False,
+            progress=lambda *step, told=told: told.append(step), **options,
+        )  # fmt: skip
+        weights = sum(path.stat().st_size for path in output.iterdir() if path.suffix in (".data", ".npy"))
+        assert told[0][2] == pytest.approx(weights, rel=0.03)
+
+
+def test_pickles_are_refused_with_the_way_out(checkpoint: Path, tmp_path: Path):
+    (checkpoint / TENSORS).rename(checkpoint / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: a pickle may run code .* save_pretrained"):
+        export_model(checkpoint, tmp_path / "bundle")
+
+
+def test_the_source_model_is_the_same_with_its_weights_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Trained checkpoints are so small that all of them would be kept in memory."""
+    checkpoint = hub.open_checkpoint(CHECKPOINT)
+    found = []
+    for kept in (source.KEPT, 0):
+        monkeypatch.setattr(source, "KEPT", kept)
+        found.append(proof.expectations(checkpoint, paligemma, proof.picture(), "caption", (1,)))
+    for name in found[0]:
+        assert np.allclose(found[0][name], found[1][name], atol=1e-5), name
+
+
+def test_a_bundle_that_does_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    behaviour = paligemma.behaviour
+
+    def scaled(checkpoint: Checkpoint) -> family.Behaviour:
+        found = behaviour(checkpoint)
+        return dataclasses.replace(found, embedding=manifest.Embedding(found.embedding.scale * 1.01))
+
+    monkeypatch.setattr(paligemma, "behaviour", scaled)
+    with pytest.raises(ExportError, match=r"(?s)does not do what paligemma2 does.*prefill logits: error"):
+        export_model(CHECKPOINT, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

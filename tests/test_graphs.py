@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -62,19 +63,45 @@ def linear() -> ir.Model:
     return graph([transpose, ir.node("MatMul", [x, transpose.outputs[0]], outputs=[y])], [x], [y], w=w)
 
 
-def test_weights_are_read_when_they_are_written_and_one_at_a_time(linear: ir.Model, tmp_path: Path):
-    read: list[str] = []
+class Recorded:
+    """An array that notes how many of its rows were read at a time."""
 
-    def source(name: str) -> np.ndarray:
-        read.append(name)
-        return np.zeros((30, 20), np.float32)
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.read = array, array.shape, []
 
-    weights.attach(linear, source)
-    assert read == []
+    def __getitem__(self, index: Any) -> np.ndarray:
+        self.read.append(len(self.array[index]))
+        return self.array[index]
+
+
+def test_weights_are_read_when_they_are_written_and_in_slices(
+    linear: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(weights, "AT_ONCE", 140)
+    source = Recorded(np.random.default_rng(0).normal(size=(30, 20)).astype(np.float32))
+    weights.attach(linear, lambda name: source)
+    assert source.read == []
     told: list[int] = []
     weights.save(linear, tmp_path / "linear.onnx", told.append)
-    assert read == ["w"]
+    assert sorted(source.read) == [2, 7, 7, 7, 7]
     assert told == [2400]
+    assert (np.fromfile(tmp_path / "linear.onnx.data", np.float32).reshape(30, 20) == source.array).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_quantised_in_slices(linear: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int):
+    source = Recorded(np.random.default_rng(0).normal(size=(30, 20)).astype(np.float32))
+    weights.attach(linear, lambda name: source)
+    weights.fold_transposes(linear)
+    quantize.quantize(linear, bits, 32)
+    monkeypatch.setattr(weights, "AT_ONCE", 140)
+    path = tmp_path / "linear.onnx"
+    weights.save(linear, path)
+    assert sorted(source.read) == [2, 7, 7, 7, 7], "values and scales from one reading"
+    stored = {value.name: value.const_value.numpy() for value in ir.load(path).graph.initializers.values()}
+    packed, scales = quantize.quantized(source.array, bits, 32)
+    assert (stored[f"w.T.q{bits}"] == packed).all()
+    assert (stored["w.T.scales"] == scales).all()
 
 
 def test_transposed_weights_are_stored_as_they_are_used(linear: ir.Model, tmp_path: Path):

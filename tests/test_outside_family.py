@@ -34,6 +34,7 @@ def checkpoint(tmp_path: Path) -> Path:
             "max_position_embeddings": 128, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config)

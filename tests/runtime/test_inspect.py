@@ -22,7 +22,8 @@ from onnx_vlm.graphs import manifest
 def test_a_bundle_is_described(bundles: Callable[[str], Path], name: str, said: tuple[str, ...]):
     done = run_command("inspect", bundles(name), env={"COLUMNS": "200", "PATH": ""})
     assert done.returncode == 0, done.stderr
-    whole = sum(path.stat().st_size for path in bundles(name).iterdir() if path.name != manifest.FILE_NAME)
+    files = [path for path in bundles(name).rglob("*") if path.is_file() and path.name != manifest.FILE_NAME]
+    whole = sum(path.stat().st_size for path in files)
     for part in (*said, "past_key_values.0-3.key/value: float32(batch, ", f"{whole / 1e6:.1f} MB", "fp32", "decoder"):
         assert part in done.stdout, part
 

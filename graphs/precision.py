@@ -1,0 +1,137 @@
+"""16-bit floats: weights stored in them, computation in float16 with parts left in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from .weights import KEPT_IN_GRAPH, Weight
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+LARGEST = float(np.finfo(np.float16).max)
+#: Sums over many values, whose terms may overflow where their result does not, and what has no float16 kernel; pooling
+#: and transposes because ONNX Runtime 1.31 crashes when it lays float16 ones out anew. Reshapes beside them go along.
+ALWAYS_FLOAT = {"AveragePool", "ReduceL2", "ReduceMean", "ReduceSum", "Resize", "Transpose"}
+
+
+def store(model: ir.Model, dtype: ir.DataType) -> int:
+    """Store the source model's weights as `dtype` and cast them to float32 where they are used; returns how many.
+
+    Values that were computed (rotary tables, folded norms) stay float32: a checkpoint of this type loses nothing.
+    """
+    stored = 0
+    for value in list(model.graph.initializers.values()):
+        weight = value.const_value
+        if not isinstance(weight, Weight) or isinstance(weight.source, np.ndarray) or value.dtype != FLOAT:
+            continue
+        if weight.nbytes <= KEPT_IN_GRAPH:
+            continue
+        cast = ir.node("Cast", [value], {"to": FLOAT})
+        wide = cast.outputs[0]
+        wide.name, wide.dtype, wide.shape = f"{value.name}.wide", FLOAT, value.shape
+        value.replace_all_uses_with(wide)
+        cast.replace_input_with(0, value)
+        value.const_value, value.dtype = weight.as_dtype(dtype), dtype
+        model.graph.insert_before(model.graph[0], cast)
+        stored += 1
+    return stored
+
+
+def add_ranges(model: ir.Model) -> dict[str, str]:
+    """Give a graph outputs that say the largest magnitude of each value; returns their names by the value's."""
+    names = {}
+    for node in list(model.graph):
+        for value in node.outputs:
+            if value.dtype != FLOAT or value.name.startswith("present") or _is_weight(node):
+                continue
+            magnitude = ir.node("Abs", [value])
+            largest = ir.node("ReduceMax", [magnitude.outputs[0]], {"keepdims": 0})
+            names[value.name] = largest.outputs[0].name = f"{value.name}.largest"
+            magnitude.outputs[0].name = f"{value.name}.magnitude"
+            largest.outputs[0].dtype, largest.outputs[0].shape = FLOAT, ir.Shape(())
+            model.graph.insert_after(node, [magnitude, largest])
+            model.graph.outputs.append(largest.outputs[0])
+    return names
+
+
+def too_large(model: ir.Model, largest: dict[str, float], limit: float) -> list[str]:
+    """Names of the nodes that take or give a value above `limit`, by the largest magnitudes of values."""
+    large = {name for name, magnitude in largest.items() if not magnitude <= limit}
+    return [
+        node.name
+        for node in model.graph
+        if not _is_weight(node)
+        and any(value is not None and value.name in large for value in (*node.inputs, *node.outputs))
+    ]
+
+
+def narrow(model: ir.Model, keep: Collection[str]) -> None:
+    """Compute in float16, but for the nodes named in `keep`; weights must be stored as float16.
+
+    Inputs and outputs stay as they are, but for the KV buffers, which become float16. Casts stand where parts of
+    different precision meet.
+    """
+    wide = _in_float(model, keep)
+    versions: dict[tuple[int, ir.DataType], ir.Value] = {}
+    for value in model.graph.inputs:
+        if value.dtype == FLOAT and value.name.startswith("past"):
+            value.dtype = HALF
+    for node in list(model.graph):
+        if _is_weight(node):
+            versions[id(node.outputs[0]), HALF] = node.inputs[0]
+            continue
+        wanted = FLOAT if node in wide else HALF
+        for place, value in enumerate(node.inputs):
+            if value is not None and value.dtype in (FLOAT, HALF) and value.dtype != wanted:
+                if (id(value), wanted) not in versions:
+                    versions[id(value), wanted] = _converted(model, node, value, wanted)
+                node.replace_input_with(place, versions[id(value), wanted])
+        for value in node.outputs:
+            if value.dtype == FLOAT:
+                value.dtype = wanted
+        if node.op_type == "Cast" and node.outputs[0].dtype == wanted:
+            node.attributes["to"] = ir.AttrInt64("to", wanted)
+    for place, value in enumerate(model.graph.outputs):
+        if value.dtype == HALF and not value.name.startswith("present"):
+            cast, name = ir.node("Cast", [value], {"to": FLOAT}), value.name
+            output = cast.outputs[0]
+            value.name, output.name, output.dtype, output.shape = f"{name}.half", name, FLOAT, value.shape
+            model.graph.append(cast)
+            model.graph.outputs[place] = output
+    for node in list(model.graph):
+        if _is_weight(node) and not node.outputs[0].uses():
+            model.graph.remove(node, safe=True)
+
+
+def _in_float(model: ir.Model, keep: Collection[str]) -> set[ir.Node]:
+    """The nodes that stay in float32."""
+    wide = {node for node in model.graph if node.name in keep or node.op_type in ALWAYS_FLOAT}
+    grown = True
+    while grown:
+        beside = {other for node in wide for other in (*node.predecessors(), *node.successors())}
+        beside = {node for node in beside if node.op_type == "Reshape"}
+        grown = bool(beside - wide)
+        wide |= beside
+    return wide
+
+
+def _is_weight(node: ir.Node) -> bool:
+    return node.op_type == "Cast" and node.inputs[0].is_initializer()
+
+
+def _converted(model: ir.Model, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """`value` as `dtype`: a constant converted, or a Cast before `node`."""
+    name = f"{value.name}.{'wide' if dtype == FLOAT else 'half'}"
+    if value.is_initializer():
+        numbers = np.clip(value.const_value.numpy(), -LARGEST, LARGEST).astype(dtype.numpy())
+        tensor = ir.tensor(numbers, dtype=dtype, name=name)
+        constant = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape, const_value=tensor)
+        model.graph.register_initializer(constant)
+        return constant
+    cast = ir.node("Cast", [value], {"to": dtype})
+    output = cast.outputs[0]
+    output.name, output.dtype, output.shape = name, dtype, value.shape
+    model.graph.insert_before(node, cast)
+    return output

@@ -1,0 +1,43 @@
+"""JSON read into dataclasses exactly: an unknown key, a missing one or another type is a problem that is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """`value` from JSON as `kind`, exactly: unknown keys, missing keys and other types are problems."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if type(value) in arguments:
+            return value
+        return read(_variant(arguments, value), value, where, problems)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        problems.extend(f"{where}{key}: unknown" for key in value.keys() - hints.keys())
+        problems.extend(f"{where}{key}: missing" for key in hints.keys() - value.keys())
+        fields = {k: read(hint, value[k], f"{where}{k}.", problems) for k, hint in hints.items() if k in value}
+        return kind(**fields) if fields.keys() == hints.keys() else None
+    if origin is dict and isinstance(value, dict):
+        return {key: read(arguments[1], item, f"{where}{key}.", problems) for key, item in value.items()}
+    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        return tuple(read(k, item, f"{where}{i}.", problems) for i, (k, item) in enumerate(zip(kinds, value)))
+    if origin is Literal and value in arguments:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    problems.append(f"{where.rstrip('.')}: {value!r:.60} is not {getattr(kind, '__name__', kind)}")
+    return None
+
+
+def _variant(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The dataclass whose `kind` a JSON object names; the first one if it names none."""
+    kinds = tuple(kind for kind in kinds if kind is not NoneType)
+    named = value.get("kind") if isinstance(value, dict) else None
+    matching = [kind for kind in kinds if named in get_args(get_type_hints(kind).get("kind"))]
+    return (*matching, *kinds)[0]

@@ -1,0 +1,175 @@
+"""A bundle against the proof that it carries: every file, every stage, every token."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..graphs import BundleError, contract, manifest
+from ..graphs.manifest import Manifest
+from . import image
+from .model import VLM, load
+from .prompt import Encoded
+
+#: The largest relative error of a stage, by its precision. In float32 sums in another order make some 1e-6, a wrong
+#: mask, position or scale more than 1e-2; the others are what rounding of weights (and, but for bf16, of inputs) makes.
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.01, "fp16": 0.01, "int8": 0.05, "int4": 0.35}
+#: Of pixels: where torchvision is missing transformers resizes with Pillow, which rounds some levels otherwise.
+PIXELS = 1e-3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        name: a stage, or a file.
+        precision: of the graph that was run, "" where none was.
+        error: of a stage the norm of the difference by the norm of what was expected, for logits less their mean and by
+            that of a typical token; of tokens how far the first other one lies below the expected one, as a share of
+            the largest logit.
+        tolerance: the largest error that passes.
+        note: what a reader should know besides.
+    """
+
+    name: str
+    precision: str
+    error: float
+    tolerance: float
+    note: str = ""
+
+    def json(self) -> dict[str, str | float | bool | None]:
+        """For JSON, which has no infinity: an infinite error is null."""
+        fields = dataclasses.asdict(self) | {"passed": self.passed}
+        return fields | {"error": self.error if math.isfinite(self.error) else None}
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def verify(
+    bundle: str | os.PathLike[str],
+    provider: str = "auto",
+    threads: int | None = None,
+    expected: tuple[str, Image.Image, Mapping[str, np.ndarray]] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[Check]:
+    """Compare a bundle's files with their checksums and its stages with what the source model gave.
+
+    Each stage is fed what the source model's stage before it gave, so that an error is seen where it arises.
+
+    Args:
+        bundle, provider, threads: as for `load()`.
+        expected: prompt, picture and the source's arrays; if None those of the bundle's proof.
+        progress: called with the name of each step.
+
+    Raises:
+        BundleError: if the bundle cannot be loaded, or has no proof and nothing is `expected`.
+    """
+    folder, tell = Path(bundle), progress or (lambda _: None)
+    found = manifest.load(folder)
+    if found.proof is None and expected is None:
+        raise BundleError(
+            f"{folder} carries no proof, it was exported with --no-prove; compare it with --checkpoint, or export again"
+        )
+    checks = list(_files(found, folder, tell))
+    if not all(check.passed for check in checks):
+        return checks
+    prompt, picture, arrays = expected or _proof(found, folder)
+    tell("load")
+    vlm = load(bundle, provider, threads)
+    for check in compare(vlm, prompt, picture, arrays):
+        tell(check.name)
+        checks.append(check)
+    return checks
+
+
+def _files(found: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterator[Check]:
+    """One check of all files, or one for each that is not what was written."""
+    damaged = []
+    for name, file in found.files.items():
+        tell(name)
+        if manifest.sha256(folder / name) != file.sha256:
+            damaged.append(name)
+    size = sum(file.size for file in found.files.values())
+    if not damaged:
+        yield Check("files", "", 0.0, 0.0, f"{len(found.files)} files, {size / 1e6:.1f} MB, as written")
+    for name in damaged:
+        yield Check(name, "", 1.0, 0.0, "sha256 is not that of the manifest; export the bundle again")
+
+
+def _proof(found: Manifest, folder: Path) -> tuple[str, Image.Image, dict[str, np.ndarray]]:
+    try:
+        with np.load(folder / contract.PROOF_ARRAYS) as arrays, Image.open(folder / contract.PROOF_PICTURE) as picture:
+            return found.proof.prompt, picture.copy(), dict(arrays)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"the proof in {folder} does not load: {error}; export the bundle again") from None
+
+
+def encode(vlm: VLM, prompt: str, picture: Image.Image) -> Encoded:
+    """Prompt and picture of a proof, which is cut into few tiles."""
+    recipe = vlm.manifest.image
+    if isinstance(recipe, manifest.Tiles):
+        few = dataclasses.replace(recipe, max_tiles=min(recipe.max_tiles, contract.PROOF_TILES))
+        return vlm._prompts.encode(prompt, [image.tiles(picture, few)], [])
+    return vlm._prompts.encode(prompt, [image.tiles(picture, recipe)], [])
+
+
+def compare(vlm: VLM, prompt: str, picture: Image.Image, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
+    """One check a stage, of a prompt and picture and what the source model made of them."""
+    precision, engine = vlm.manifest.precision, vlm._engine
+    encoded, ids = encode(vlm, prompt, picture), expected[contract.INPUT_IDS]
+    # Image embeddings take the place of whatever ids a processor puts there.
+    same = len(encoded.ids) == len(ids) and np.array_equal(encoded.ids[~encoded.places], ids[~encoded.places])
+    yield Check(contract.INPUT_IDS, "", float(not same), 0.0, f"{len(ids)} ids" if same else f"{encoded.ids} not {ids}")
+    for name, part, compute in (
+        (contract.PIXEL_VALUES, "", lambda: np.concatenate(encoded.tiles)),
+        (contract.VISION_FEATURES, contract.VISION_ENCODER, lambda: engine.encode(expected[contract.PIXEL_VALUES])),
+        (contract.IMAGE_EMBEDS, contract.PROJECTOR, lambda: engine.project(expected[contract.VISION_FEATURES])),
+    ):
+        error = _error(compute(), expected[name])
+        chosen = precision.get(part, "")
+        yield Check(name, chosen, error, TOLERANCES.get(chosen, PIXELS))
+    if same:
+        yield from _answer(vlm, encoded, expected)
+
+
+def _answer(vlm: VLM, encoded: Encoded, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
+    """The logits of prefill and steps, which are fed the expected tokens, and the tokens that they choose."""
+    precision = vlm.manifest.precision[contract.DECODER]
+    tolerance = TOLERANCES[precision]
+    tokens, wanted = expected[contract.TOKEN_IDS], expected[contract.LOGITS]
+    rows = [vlm._engine.merge(encoded, [expected[contract.IMAGE_EMBEDS]])]
+    first, run = vlm._engine.start(rows, len(tokens))
+    logits = np.concatenate([first, *(run.step(tokens[i : i + 1]) for i in range(len(tokens) - 1))])
+    centred, wanted = (values - values.mean(-1, keepdims=True) for values in (logits, wanted))
+    typical = float(np.linalg.norm(wanted)) / len(wanted) ** 0.5  # of one row: those of an unsure model are small
+    yield Check("prefill logits", precision, _error(centred[:1], wanted[:1], typical), tolerance)
+    if len(tokens) > 1:
+        error = _error(centred[1:], wanted[1:], typical * (len(tokens) - 1) ** 0.5)
+        yield Check("step logits", precision, error, tolerance, f"{len(tokens) - 1} steps")
+    chosen = centred.argmax(-1)
+    if (chosen == tokens).all():
+        yield Check("tokens", precision, 0.0, tolerance, f"{len(tokens)} of {len(tokens)} equal")
+        return
+    place = int((chosen != tokens).argmax())
+    margin = abs(wanted[place, tokens[place]] - wanted[place, chosen[place]])
+    share = float(margin / np.abs(wanted[place]).max())
+    note = f"token {place + 1} of {len(tokens)}: {chosen[place]} instead of {tokens[place]}, margin {margin:.3g}"
+    yield Check("tokens", precision, share, tolerance, note)
+
+
+def _error(ours: np.ndarray, expected: np.ndarray, scale: float | None = None) -> float:
+    """The norm of the difference by `scale`, by that of `expected` if None; infinite if there is no such thing."""
+    if ours.shape != expected.shape or not np.isfinite(ours).all():
+        return float("inf")
+    scale = float(np.linalg.norm(expected)) if scale is None else scale
+    return float(np.linalg.norm(ours - expected)) / max(scale, float(np.finfo(np.float32).tiny))

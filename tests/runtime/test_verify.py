@@ -1,0 +1,154 @@
+"""Bundles held to their proof, and every way to damage one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import run_command
+from onnx_vlm.graphs import contract, manifest
+from onnx_vlm.runtime import BundleError, load
+from onnx_vlm.runtime.verify import verify
+
+STAGES = [
+    "files",
+    "input_ids",
+    "pixel_values",
+    "vision_features",
+    "image_embeds",
+    "prefill logits",
+    "step logits",
+    "tokens",
+]
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    data = json.loads((folder / manifest.FILE_NAME).read_text())
+    change(data)
+    (folder / manifest.FILE_NAME).write_text(json.dumps(data))
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one byte of a file, whose size stays."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["paligemma", "paligemma2", "perception_lm", "kosmos2"])
+def test_every_family_is_proven(bundles: Callable[[str], Path], name: str, figure: Callable[[str], None]):
+    checks = verify(bundles(name), threads=1)
+    assert [check.name for check in checks] == STAGES
+    assert all(check.passed for check in checks), checks
+    assert checks[-1].error == 0
+    worst = max(checks[2:-1], key=lambda check: check.error)
+    figure(f"{name}: largest relative error of a stage {worst.error:.1e} ({worst.name})")
+    assert worst.error < 1e-5
+
+
+def test_the_command_prints_a_table_and_one_json_object(bundle: Path):
+    done = run_command("verify", bundle)
+    assert (done.returncode, "passed" in done.stderr) == (0, True), done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["ok"] * len(STAGES)
+    done = run_command("verify", bundle, "--json", "--threads", "1")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["passed"], [check["name"] for check in told["checks"]]) == (0, True, STAGES)
+
+
+@pytest.mark.parametrize(
+    "name", ["decoder.onnx.data", "embed_tokens.npy", "tokenizer.json", "vision_encoder.onnx", "proof/expected.npz"]
+)
+def test_an_edited_file_is_named(copy: Path, name: str):
+    flip(copy / name, -40)
+    done = run_command("verify", copy)
+    assert (done.returncode, "failed" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert name in done.stdout
+    assert "sha256 is not that of the manifest" in " ".join(done.stdout.split())
+
+
+def test_swapped_files_are_named(copy: Path, bundles: Callable[[str], Path]):
+    """Of the same size: two halves of one file."""
+    path = copy / "decoder.onnx.data"
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 2 :] + data[: len(data) // 2])
+    (check,) = verify(copy)
+    assert (check.name, check.passed) == ("decoder.onnx.data", False)
+    shutil.copyfile(bundles("paligemma") / "decoder.onnx", copy / "decoder.onnx")
+    with pytest.raises(BundleError, match=r"decoder\.onnx: \d+ bytes, \d+ are expected"):
+        verify(copy)
+
+
+def test_weights_that_are_not_the_source_models_fail_where_they_are(copy: Path):
+    """The checksums made anew, as someone who means harm would."""
+    path = copy / "projector.onnx.data"
+    path.write_bytes((np.fromfile(path, np.float32) * 1.01).tobytes())
+    edit(copy, lambda data: data["files"][path.name].update(sha256=manifest.sha256(path)))
+    failed = [check for check in verify(copy, threads=1) if not check.passed]
+    assert [check.name for check in failed] == ["image_embeds"]
+    assert failed[0].error == pytest.approx(0.01, rel=0.3)
+
+
+def test_the_first_other_token_is_shown_with_its_margin(copy: Path):
+    path = copy / contract.PROOF_ARRAYS
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["token_ids"][2] = arrays["logits"][2].argsort()[-2]
+    np.savez(path, **arrays)
+    edit(copy, lambda data: data["files"][contract.PROOF_ARRAYS].update(
+        size=path.stat().st_size, sha256=manifest.sha256(path))
+    )  # fmt: skip
+    tokens = verify(copy, threads=1)[-1]
+    assert not tokens.passed
+    assert tokens.note.startswith("token 3 of 8: ")
+    assert "margin" in tokens.note
+
+
+def test_a_bundle_without_proof_says_what_to_do(copy: Path):
+    edit(copy, lambda data: data.update(proof=None))
+    done = run_command("verify", copy)
+    assert done.returncode == 2
+    assert "--checkpoint" in done.stderr
+    shutil.rmtree(copy / "proof")
+    with pytest.raises(BundleError, match=r"proof/expected\.npz: the file is missing"):
+        verify(copy)
+
+
+def test_no_outside_file_is_read_as_weights(copy: Path):
+    """A graph whose weights' path leaves the folder."""
+    path, inside, outside = copy / "decoder.onnx", b"decoder.onnx.data", b"../er.onnx.data.x"
+    (copy / "decoder.onnx.data").rename(copy.parent / "er.onnx.data.x")
+    shutil.copyfile(copy.parent / "er.onnx.data.x", copy / "decoder.onnx.data")
+    path.write_bytes(path.read_bytes().replace(inside, outside))
+    with pytest.raises(BundleError, match=r"decoder\.onnx"):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data["image"].update(height=10**9), "image: tiles of 1000000000 x 56, the graph takes 56 x 56"),
+        (lambda data: data["graphs"]["decoder"]["outputs"][0].update(shape=["batch", "kept", 10**12]), "logits"),
+        (lambda data: data["generation"].update(max_positions=-1), "generation.max_positions: -1"),
+        (lambda data: data["files"]["decoder.onnx"].update(size=10**15), "1000000000000000 are expected"),
+    ],
+)
+def test_an_absurd_size_is_named(copy: Path, change: Callable[[dict], object], said: str):
+    edit(copy, change)
+    with pytest.raises(BundleError, match=said):
+        load(copy)
+
+
+def test_a_table_of_another_width_is_named(copy: Path):
+    path = copy / contract.EMBED_TOKENS
+    np.save(path, np.load(path).reshape(-1, 64))
+    with pytest.raises(BundleError, match=r"embed_tokens\.npy: rows of 64, the decoder takes 128"):
+        load(copy)
