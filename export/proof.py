@@ -37,8 +37,8 @@ def expectations(
     """What the source model's processor and stages make of a picture and prompt, computed in float32.
 
     Returns:
-        Arrays: `input_ids` (tokens,), the inputs and outputs of vision encoder and projector under
-        their names, `token_ids` (new tokens,) of a greedy answer, and the `logits` (new tokens, vocab) behind each.
+        Arrays: `input_ids` (tokens,), the inputs and outputs of vision encoder and projector under their names,
+        `token_ids` (new tokens,) of a greedy answer, and the `logits` (new tokens, vocab) behind each.
     """
     with empty_parameters():
         stages = chosen.build(checkpoint)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from PIL import Image
 
-from ..graphs import contract, precision
+from ..graphs import ExportError, contract, precision
 from ..runtime.merge import pad_right
 from ..runtime.model import VLM
 from ..runtime.verify import encode
@@ -36,6 +36,8 @@ def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> d
         largest = _largest(path, [example[name] for example in examples])
         model = ir.load(path)
         kept[name] = tuple(precision.too_large(model, largest, LIMIT))
+        if any(node.op_type == "GroupQueryAttention" and node.name in kept[name] for node in model.graph):
+            raise ExportError(f"{name}: keys or values are too large for a float16 cache; choose --precision bf16")
         precision.narrow(model, kept[name])
         ir.save(model, path)
     return kept

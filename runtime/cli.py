@@ -147,6 +147,8 @@ def verify(
     from . import describe
     from .verify import verify as run
 
+    if adapter is not None and checkpoint is None:
+        raise InputError("--adapter goes with --checkpoint, the source model that it was merged into")
     with messages.status("verify") as status:
         if checkpoint is not None:
             _exporting()

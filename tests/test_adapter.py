@@ -116,5 +116,6 @@ def test_verify_compares_with_the_live_model_and_its_adapter(adapter: Path, tmp_
     assert manifest.load(bundle).proof is None
     live = ("verify", bundle, "--checkpoint", CHECKPOINTS / NAME)
     assert run_command(*live, "--adapter", adapter).returncode == 0
+    assert run_command("verify", bundle, "--adapter", adapter).returncode == 2, "it goes with --checkpoint"
     done = run_command(*live, "--json")
     assert (done.returncode, json.loads(done.stdout)["passed"]) == (1, False)
