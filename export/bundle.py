@@ -197,6 +197,7 @@ def _manifest(
         video=behaviour.video,
         prompt=behaviour.prompt,
         embedding=behaviour.embedding,
+        causal=stages.modules[contract.DECODER].causal,
         generation=family.generation(source, behaviour),
         grounding=behaviour.grounding,
         proof=None,

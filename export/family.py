@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,11 +101,20 @@ def find(model_type: str | None) -> Family:
 
 
 def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generation:
-    """How an answer ends: as generation_config.json says, or else as the family does."""
+    """How an answer is made and ends: as generation_config.json says, or else as the family does."""
     settings = checkpoint.json("generation_config.json")
     end = settings.get("eos_token_id", behaviour.eos_token_id)
     return manifest.Generation(
         eos_token_ids=tuple(end) if isinstance(end, list) else (end,) if end is not None else (),
         max_new_tokens=settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
         max_positions=behaviour.max_positions,
+        defaults=_sampling(settings),
     )
+
+
+def _sampling(settings: Mapping[str, Any]) -> manifest.Sampling:
+    """The defaults that a generation_config.json names."""
+    fields = {field.name: type(field.default) for field in dataclasses.fields(manifest.Sampling)}
+    given = {name: settings[name] for name in fields if settings.get(name) is not None}
+    number = {name: fields[name](value) if fields[name] in (int, float) else value for name, value in given.items()}
+    return manifest.Sampling(**number)

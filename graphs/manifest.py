@@ -16,7 +16,7 @@ from . import contract, strict
 from .contract import GraphSpec
 from .errors import BundleError
 
-FORMAT = 3
+FORMAT = 4
 FILE_NAME = "manifest.json"
 
 
@@ -107,12 +107,29 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen where the caller does not say; names and meanings are those of generation_config.json."""
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: Literal[True, False, "never"] = False
+
+
+@dataclass(frozen=True)
 class Generation:
-    """Ids that end an answer, and the longest answer if the caller sets no limit."""
+    """Ids that end an answer, the longest answer if the caller sets no limit, and other defaults."""
 
     eos_token_ids: tuple[int, ...]
     max_new_tokens: int
     max_positions: int
+    defaults: Sampling
 
 
 @dataclass(frozen=True)
@@ -167,7 +184,7 @@ class Manifest:
     """Everything that a runtime needs to know. `source`, `made_with` and `float32_nodes` are for people.
 
     `float32_nodes` names, by graph, the nodes of a float16 graph that compute in float32 because their values are too
-    large.
+    large. Where it is `causal` a token sees what stands before it; if not, those of a prompt see each other too.
     """
 
     format: int
@@ -180,6 +197,7 @@ class Manifest:
     video: Video | None
     prompt: Plain | Chat
     embedding: Embedding
+    causal: bool
     generation: Generation
     grounding: LocationTokens | PatchTokens | None
     proof: Proof | None

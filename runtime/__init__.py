@@ -5,7 +5,10 @@ from __future__ import annotations
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
 from .entities import Entity
 from .grounding import Box, draw
-from .model import VLM, Generation, load
+from .model import VLM, load
+from .options import Options
+from .results import Generation
+from .stream import Stream
 
 __all__ = [
     "VLM",
@@ -15,7 +18,9 @@ __all__ = [
     "Generation",
     "GenerationError",
     "InputError",
+    "Options",
     "ProviderError",
+    "Stream",
     "VLMError",
     "draw",
     "load",

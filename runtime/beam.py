@@ -1,87 +1,130 @@
-"""Beam search: the likeliest answers as wholes. Like `decode`, it knows token ids and logits, not what they are of."""
+"""Beam search: the likeliest answers as wholes. Like `decode`, it knows token ids and logits, not what they are of.
+
+Scores, their order and when a search ends are those of transformers' beam search.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-IMPOSSIBLE = -1e9  #: the score of what must not be chosen
+from .decode import Step
+from .filters import Filter
+from .stops import Stop
+
+IMPOSSIBLE = -1e9  #: added to the score of what must not be chosen
+
+
+@dataclass(frozen=True)
+class BeamSettings:
+    """How to search.
+
+    Attributes:
+        width: how many beams a prompt has.
+        candidates: how many ways to go on are looked at a step; more than `width`, as some of them end.
+        max_new_tokens: where an answer is cut.
+        length_penalty: the score of an answer is the sum of its tokens' log-probabilities, divided by its length to
+            this power: above 0 favours long answers, below 0 short ones.
+        early_stopping: a prompt is done once `width` answers have ended if True. If False, when besides its best beam,
+            ended here, would not be one of them; if "never", when it could not become one at any length.
+    """
+
+    width: int
+    candidates: int
+    max_new_tokens: int
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
 
 class Beams:
     """The beams of one prompt: answers on their way, and the best that have ended.
 
-    An answer's score is the sum of its tokens' log-probabilities; that of an ended one is divided by
-    length ** length_penalty.
+    Args:
+        random: draws among the ways to go on; None for the likeliest.
     """
 
-    def __init__(self, width: int, stop_ids: Collection[int], max_new_tokens: int, length_penalty: float) -> None:
-        self.width, self.stop_ids = width, list(stop_ids)
-        self.max_new_tokens, self.length_penalty = max_new_tokens, length_penalty
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        settings: BeamSettings,
+        filters: Sequence[Filter],
+        stop: Stop,
+        random: np.random.Generator | None = None,
+    ) -> None:
+        self._prompt, self._settings, self._filters, self._stop = prompt, settings, filters, stop
+        self._random = random
         self.done = False
-        self.ended: list[tuple[float, list[int]]] = []
-        self._running: list[list[int]] = [[] for _ in range(width)]
-        self._scores = np.full(width, IMPOSSIBLE, np.float32)
+        self.ended: list[tuple[float, list[int]]] = []  #: scores and ids, the best first
+        self._running: list[list[int]] = [[] for _ in range(settings.width)]
+        self._scores = np.full(settings.width, IMPOSSIBLE, np.float32)
         self._scores[0] = 0  # at first all beams are the same: only one of them counts
 
     def advance(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Choose by the logits (width, vocab) of the beams which go on (width,), and with which ids (width,)."""
-        vocab = logits.shape[1]
-        scores = (_log_softmax(logits) + self._scores[:, None]).ravel()
-        # Enough that `width` remain to go on even if all others end.
-        candidates = _best(scores, max(2, 1 + len(self.stop_ids)) * self.width)
-        parents, ids = candidates // vocab, candidates % vocab
-        length = len(self._running[0]) + 1
-        ends = np.isin(ids, self.stop_ids) | (length == self.max_new_tokens)
+        width, vocab = logits.shape
+        likely = _log_softmax(logits)
+        for change in self._filters:
+            likely = np.stack([change(self._prompt, ids, row) for ids, row in zip(self._running, likely)])
+        scores = (likely + self._scores[:, None]).ravel()
+        candidates = self._candidates(scores)
+        paths = [[*self._running[place // vocab], int(place % vocab)] for place in candidates]
+        length = len(paths[0])
+        ends = np.array([self._stop(path) or length == self._settings.max_new_tokens for path in paths])
+        scores = scores[candidates]
         if not self.done:
-            divisor = length**self.length_penalty
-            found = [
-                (float(scores[candidates[place]]) / divisor, self._path(parents[place], ids[place]))
-                for place in range(self.width)
-                if ends[place]
-            ]
-            self.ended = sorted(self.ended + found, key=lambda pair: -pair[0])[: self.width]
-        kept = _best(np.where(ends, IMPOSSIBLE, scores[candidates]), self.width)
-        self._running = [self._path(parents[place], ids[place]) for place in kept]
-        self._scores = np.where(ends, IMPOSSIBLE, scores[candidates])[kept].astype(np.float32)
-        # Done when the best beam, ended here, would not be among those that have ended.
-        full = len(self.ended) == self.width
-        self.done |= full and self._scores[0] / length**self.length_penalty <= self.ended[-1][0]
-        return parents[kept], ids[kept]
+            divisor = length**self._settings.length_penalty
+            found = [(float(scores[place]) / divisor, paths[place]) for place in np.flatnonzero(ends[:width])]
+            self.ended = sorted(self.ended + found, key=lambda pair: -pair[0])[:width]
+        scores = (scores + np.where(ends, IMPOSSIBLE, 0)).astype(np.float32)
+        kept = _best(scores, width)
+        self._running, self._scores = [paths[place] for place in kept], scores[kept]
+        self.done |= len(self.ended) == width and self._cannot_improve(length)
+        return candidates[kept] // vocab, candidates[kept] % vocab
 
-    def _path(self, parent: int, token: int) -> list[int]:
-        return [*self._running[parent], int(token)]
+    def _candidates(self, scores: np.ndarray) -> np.ndarray:
+        """Places of the ways to go on that are looked at, the best first."""
+        if self._random is not None:  # drawing without replacement is taking the largest with Gumbel noise added
+            scores = scores + self._random.gumbel(size=scores.shape)
+        return _best(scores, self._settings.candidates)
+
+    def _cannot_improve(self, length: int) -> bool:
+        """Whether no beam would make it among those that have ended, as far as `early_stopping` wants to know."""
+        settings = self._settings
+        if settings.early_stopping is True:
+            return True
+        never = settings.early_stopping == "never" and settings.length_penalty > 0
+        longest = settings.max_new_tokens if never else length
+        return bool(self._scores[0] / longest**settings.length_penalty <= self.ended[-1][0])
 
 
 def search(
-    logits: np.ndarray,
-    step: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    stop_ids: Collection[int],
-    max_new_tokens: int,
-    width: int,
-    length_penalty: float,
-) -> list[list[int]]:
-    """The ids of the best answer to each prompt.
+    logits: np.ndarray, step: Step, prompts: Sequence[Beams], settings: BeamSettings
+) -> list[list[tuple[float, list[int]]]]:
+    """For each prompt the scores and ids of its `settings.width` best answers, the best first.
+
+    The beams of a prompt that is done are dropped from the batch.
 
     Args:
-        logits: (batch, vocab), those after the prompts.
-        step: takes which rows go on (batch * width,) and with which ids (batch * width,), and returns the logits after
-            them (batch * width, vocab). The rows of its first call are prompts, those of later calls beams.
-        stop_ids: ids that end an answer.
-        max_new_tokens: where an answer is cut.
-        width: how many beams a prompt has.
-        length_penalty: above 0 favours long answers, below 0 short ones.
+        logits: (prompts, vocab), those after the prompts.
+        step: its rows are prompts in the first call, and beams of the call before in others.
+        prompts: the beams of each.
     """
-    prompts = [Beams(width, stop_ids, max_new_tokens, length_penalty) for _ in logits]
-    logits = logits.repeat(width, axis=0)
-    for made in range(1, max_new_tokens + 1):
-        chosen = [beams.advance(some) for beams, some in zip(prompts, np.split(logits, len(prompts)))]
-        if made == max_new_tokens or all(beams.done for beams in prompts):
+    width = settings.width
+    rows = np.arange(len(prompts)).repeat(width)
+    going = list(prompts)
+    for made in range(1, settings.max_new_tokens + 1):
+        parts = np.split(rows, len(going))
+        chosen = [beams.advance(logits[part]) for beams, part in zip(going, parts)]
+        kept = [place for place, beams in enumerate(going) if not beams.done]
+        if made == settings.max_new_tokens or not kept:
             break
-        parents = np.concatenate([row * width + kept for row, (kept, _) in enumerate(chosen)])
-        logits = step(parents // width if made == 1 else parents, np.concatenate([ids for _, ids in chosen]))
-    return [beams.ended[0][1] for beams in prompts]
+        parents = np.concatenate([parts[place][chosen[place][0]] for place in kept])
+        logits = step(parents, np.concatenate([chosen[place][1] for place in kept]))
+        going, rows = [going[place] for place in kept], np.arange(len(parents))
+    return [beams.ended for beams in prompts]
 
 
 def _best(scores: np.ndarray, number: int) -> np.ndarray:

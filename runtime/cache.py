@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnxruntime as ort
 
@@ -9,47 +11,74 @@ from ..graphs import GenerationError, GraphSpec, contract
 
 
 class Cache:
-    """Keys and values of `batch` rows with room for `capacity` tokens each."""
+    """Keys and values of up to `rows` rows with room for `capacity` tokens each; at first `batch` of them are in use.
 
-    def __init__(self, spec: GraphSpec, batch: int, capacity: int) -> None:
-        sizes = {"batch": batch, "capacity": capacity}
+    The graph works on the first rows of each buffer, so rows come and go without a copy of the others.
+    """
+
+    def __init__(self, spec: GraphSpec, batch: int, rows: int, capacity: int) -> None:
         self.capacity = capacity
         self.lengths = np.zeros(batch, np.int32)
-        self._buffers: dict[tuple[str, str], np.ndarray] = {}
-        pairs = zip(spec.inputs[-len(spec.outputs) + 1 :], spec.outputs[1:])
-        for past, present in pairs:
-            shape = [sizes.get(size, size) for size in past.shape]
-            # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
-            self._buffers[past.name, present.name] = np.zeros(shape, past.dtype)
+        # Which call wrote each token: rows hold the same where they have the same numbers.
+        self._written = np.zeros((rows, capacity), np.int64)
+        self._calls = 0
+        # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
+        self._buffers = {
+            (past.name, present.name): np.zeros(_shape(past.shape, rows, capacity), past.dtype)
+            for past, present in _pairs(spec)
+        }
+
+    @staticmethod
+    def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
+        """The bytes that a cache will take."""
+        return sum(
+            math.prod(_shape(past.shape, rows, capacity)) * np.dtype(past.dtype).itemsize for past, _ in _pairs(spec)
+        )
 
     def bind(self, binding: ort.IOBinding) -> None:
-        """Make every buffer both the past and the present of its layer."""
+        """Make the rows in use of every buffer both the past and the present of its layer."""
         for (past, present), buffer in self._buffers.items():
-            shared = ort.OrtValue.ortvalue_from_numpy(buffer)  # on the CPU the same memory
+            shared = ort.OrtValue.ortvalue_from_numpy(buffer[: len(self.lengths)])  # on the CPU the same memory
             binding.bind_ortvalue_input(past, shared)
             binding.bind_ortvalue_output(present, shared)
 
     def keep(self, rows: np.ndarray) -> bool:
-        """Let row i be what row `rows[i]` (new batch,) was; True if the buffers are others now, to be bound anew."""
-        length = self.lengths.max()
-        grown = len(rows) != len(self.lengths)
-        moved = np.flatnonzero(rows != np.arange(len(rows)))
-        for name, buffer in self._buffers.items():
-            if grown:
-                self._buffers[name] = np.zeros((len(rows), *buffer.shape[1:]), buffer.dtype)
-                self._buffers[name][:, :, :length] = buffer[rows, :, :length]
-            else:
-                buffer[moved, :, :length] = buffer[rows[moved], :, :length]
+        """Let row i be what row `rows[i]` (new batch,) was; True if the batch has another size now, to be bound anew.
+
+        Only what differs between the two is copied: the tokens since a row and its new place parted.
+        """
+        places, length = np.arange(len(rows)), self.lengths.max()
+        before = self._written[:, :length]
+        differ = before[rows] != before[places]
+        moved = np.flatnonzero(differ.any(axis=1))
+        if len(moved):
+            start = differ.any(axis=0).argmax()
+            for buffer in (self._written[:, None, :, None], *self._buffers.values()):
+                buffer[moved, :, start:length] = buffer[rows[moved], :, start:length]
+        resized = len(rows) != len(self.lengths)
         self.lengths = self.lengths[rows]
-        return grown
+        return resized
 
     def extend(self, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Count `lengths` (batch,) new tokens a row in, and return what the graph must be told of that."""
         after = self.lengths + lengths.astype(np.int32)
         if after.max() > self.capacity:
             raise GenerationError(f"the KV cache holds {self.capacity} tokens, {after.max()} were given")
+        for row, (start, end) in enumerate(zip(self.lengths, after)):
+            self._written[row, start:end] = self._calls * len(self._written) + row + 1
+        self._calls += 1
         self.lengths = after
         return {
             contract.SEQUENCE_LENGTHS: after - 1,
             contract.TOTAL_SEQUENCE_LENGTH: np.array(after.max(), np.int32),
         }
+
+
+def _pairs(spec: GraphSpec) -> list[tuple]:
+    """The past and the present of each layer and part."""
+    return list(zip(spec.inputs[-len(spec.outputs) + 1 :], spec.outputs[1:]))
+
+
+def _shape(shape: tuple[int | str, ...], rows: int, capacity: int) -> list[int]:
+    sizes = {"batch": rows, "capacity": capacity}
+    return [sizes.get(size, size) for size in shape]

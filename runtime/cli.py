@@ -13,7 +13,6 @@ import typer
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ..graphs import InputError, VLMError
 
@@ -87,31 +86,52 @@ def generate(
     provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Where the answer is cut.")] = None,
-    num_beams: Annotated[int, typer.Option(help="Follow this many answers for the likeliest as a whole.")] = 1,
-    length_penalty: Annotated[float, typer.Option(help="With beams: above 0 favours long answers.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    do_sample: Annotated[bool | None, typer.Option(help="Draw tokens by their probability.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the draw: below 1 likely tokens get likelier.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw among this many likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that together reach this.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Draw among those this share as likely as the best.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Equal seeds draw equal answers.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: tokens seen get less likely.")] = None,
+    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="No so many tokens occur twice.")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Follow so many answers for the likeliest as a whole.")] = None,
+    length_penalty: Annotated[float | None, typer.Option(help="With beams: above 0 favours long answers.")] = None,
+    early_stopping: Annotated[bool | None, typer.Option(help="With beams: stop once so many have ended.")] = None,
     bboxes: Annotated[str | None, typer.Option(help="Boxes of the prompt's phrases, as JSON.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Write the picture with the boxes of the answer here.")] = None,
+    stream: Annotated[
+        bool | None, typer.Option("--stream/--no-stream", help="Print as it comes.", show_default="on a terminal")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Answer a prompt about pictures or a video."""
-    from . import grounding, model
+    """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
+    from . import describe, grounding, model
 
     if draw is not None:
         _check_drawing(draw, image)
     vlm = model.load(bundle, provider, threads)
-    answer = vlm.generate(
-        prompt, image, video, bboxes=_boxes(bboxes), max_new_tokens=max_new_tokens, num_beams=num_beams,
-        length_penalty=length_penalty,
-    )  # fmt: skip
+    options = {
+        "max_new_tokens": max_new_tokens, "stop": stop, "do_sample": do_sample, "temperature": temperature,
+        "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size, "num_beams": num_beams, "length_penalty": length_penalty,
+        "early_stopping": early_stopping,
+    }  # fmt: skip
+    pieces = vlm.stream(prompt, image, video, bboxes=_boxes(bboxes), **options)
+    streaming = not as_json and (sys.stdout.isatty() if stream is None else stream)
+    for piece in pieces:
+        if streaming:
+            print(piece, end="", flush=True)
+    answer = pieces.generation
     if draw is not None and image:
         grounding.draw(model.image.read(image[0]), answer.boxes).save(draw)
     if as_json:
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
-    print(answer.text if answer.caption is None else answer.caption)
+    print("" if streaming else answer.text if answer.caption is None else answer.caption)
     if answer.boxes:
-        messages.print(_box_table(answer.boxes))
-    messages.print(_times(answer.timings), style="dim", soft_wrap=True)
+        messages.print(describe.boxes(answer.boxes))
+    messages.print(describe.times(answer.timings), style="dim", soft_wrap=True)
     if draw is not None:
         messages.print(f"wrote [bold]{_plain(draw)}[/]")
 
@@ -198,23 +218,6 @@ def _check_drawing(draw: Path, images: list[Path] | None) -> None:
         raise InputError(f"--draw {draw}: the name must end like a picture's, such as .png or .jpg")
     if not draw.parent.is_dir():
         raise InputError(f"--draw {draw}: there is no folder {draw.parent}")
-
-
-def _box_table(boxes: list) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("label")
-    for edge in ("xmin", "ymin", "xmax", "ymax"):
-        table.add_column(edge, justify="right")
-    for box in boxes:
-        table.add_row(_plain(box.label), *(f"{edge:.1f}" for edge in (box.xmin, box.ymin, box.xmax, box.ymax)))
-    return table
-
-
-def _times(timings: dict[str, float]) -> str:
-    stages = ("preprocess", "vision", "prefill", "decode")
-    return "  ".join(f"{stage} {1000 * timings[stage]:.1f} ms" for stage in stages) + (
-        f"  ({timings['tokens_per_second']:.0f} tokens/s)"
-    )
 
 
 def _plain(text: object) -> str:

@@ -1,39 +1,96 @@
-"""The decoding loop. It knows token ids and logits, not where they come from."""
+"""The decoding loop. It knows token ids and logits, not where they come from.
+
+What else there is to decoding are small objects given to it: `filters` change logits, a strategy chooses from them,
+stop conditions end an answer. `beam` is the same for beam search.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-Choose = Callable[[np.ndarray], np.ndarray]
+from .filters import Filter
+from .stops import Stop
 
-
-def greedy(logits: np.ndarray) -> np.ndarray:
-    """The likeliest id of each row; `logits` (batch, vocab)."""
-    return logits.argmax(axis=-1)
+#: takes which rows of the batch go on (new batch,), some perhaps several times, and an id to append to each (new
+#: batch,); returns the logits after them (new batch, vocab)
+Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
+#: picks an id for a numbered answer from its logits (vocab,)
+Choose = Callable[[int, np.ndarray], int]
 
 
 def decode(
     logits: np.ndarray,
-    step: Callable[[np.ndarray], np.ndarray],
+    step: Step,
+    prompts: Sequence[Sequence[int]],
     choose: Choose,
-    stop_ids: Collection[int],
+    filters: Sequence[Filter],
+    stop: Stop,
     max_new_tokens: int,
-) -> Iterator[list[int | None]]:
-    """Yield one id a row, None for rows that have ended, until every row has ended or `max_new_tokens` are out.
+    copies: int = 1,
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield (answer, id) of every answer that goes on, until all have ended or `max_new_tokens` are out.
+
+    Answers that have ended are dropped from the batch; the last ones take their places. Answer number i is to prompt
+    i // copies.
 
     Args:
-        logits: (batch, vocab), those after the prompt.
-        step: takes the ids just chosen, (batch,), and returns the logits after them. Not called once it is not needed.
-        choose: picks an id a row from logits.
-        stop_ids: ids that end a row; they are yielded.
+        logits: (prompts, vocab), those after the prompts.
+        step: not called once it is not needed.
+        prompts: the ids of each.
+        choose: the strategy.
+        filters: applied to logits before `choose`, in order.
+        stop: told the ids of an answer so far, says whether the last of them ended it; that one is yielded.
+        max_new_tokens: where an answer is cut.
+        copies: how many answers a prompt gets.
     """
-    ended = np.zeros(len(logits), bool)
+    rows = np.arange(len(prompts)).repeat(copies)  # of each answer on its way: its row in the batch, and its number
+    numbers = np.arange(len(rows))
+    answers: list[list[int]] = [[] for _ in rows]
     for made in range(1, max_new_tokens + 1):
-        ids = choose(logits)
-        yield [None if over else int(token) for over, token in zip(ended, ids)]
-        ended |= np.isin(ids, list(stop_ids))
-        if ended.all() or made == max_new_tokens:
+        for row, number in zip(rows, numbers):
+            scores = logits[row]
+            for change in filters:
+                scores = change(prompts[number // copies], answers[number], scores)
+            answers[number].append(choose(number, scores))
+        yield [(int(number), answers[number][-1]) for number in numbers]
+        going = fill_gaps(np.array([not stop(answers[number]) for number in numbers]))
+        if made == max_new_tokens or not len(going):
             return
-        logits = step(ids)
+        rows, numbers = rows[going], numbers[going]
+        logits = step(rows, np.array([answers[number][-1] for number in numbers]))
+        rows = np.arange(len(rows))
+
+
+def fill_gaps(kept: np.ndarray) -> np.ndarray:
+    """The places that are kept (batch,), in an order that moves few: the last ones into the gaps, others stay."""
+    places = np.flatnonzero(kept)
+    stay, move = places[places < len(places)], places[places >= len(places)]
+    order = np.arange(len(places))
+    order[np.setdiff1d(order, stay, assume_unique=True)] = move
+    return order
+
+
+def greedy(number: int, logits: np.ndarray) -> int:
+    """The likeliest id."""
+    return int(logits.argmax())
+
+
+class Sample:
+    """An id drawn by its probability. Equal seeds give equal draws, whatever else is in the batch.
+
+    Args:
+        copies: how many answers a prompt gets; each draws on its own, those of another prompt alike.
+        seed: None for another one each time.
+    """
+
+    def __init__(self, answers: int, copies: int, seed: int | None) -> None:
+        if seed is None:
+            self._random = [np.random.default_rng() for _ in range(answers)]
+        else:
+            self._random = [np.random.default_rng([seed, number % copies]) for number in range(answers)]
+
+    def __call__(self, number: int, logits: np.ndarray) -> int:
+        likely = np.exp(logits.astype(np.float64) - logits.max()).cumsum()
+        return int(np.searchsorted(likely, self._random[number].random() * likely[-1], side="right"))

@@ -1,4 +1,4 @@
-"""What a bundle is, as tables for people."""
+"""What a bundle is and what came out of it, as tables for people."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..graphs import Manifest, TensorSpec, contract
+from .grounding import Box
 from .verify import Check
 
 
@@ -31,6 +32,25 @@ def checks(found: list[Check]) -> Table:
         error, allowed = (f"{value:.1e}" if value else "0" for value in (check.error, check.tolerance))
         table.add_row(mark, escape(check.name), check.precision, error, allowed, escape(check.note))
     return table
+
+
+def boxes(found: list[Box]) -> Table:
+    """The boxes of an answer."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("label")
+    for edge in ("xmin", "ymin", "xmax", "ymax"):
+        table.add_column(edge, justify="right")
+    for box in found:
+        table.add_row(escape(box.label), *(f"{edge:.1f}" for edge in (box.xmin, box.ymin, box.xmax, box.ymax)))
+    return table
+
+
+def times(timings: dict[str, float]) -> str:
+    """How long the stages of an answer took, in a line."""
+    stages = ("preprocess", "vision", "prefill", "decode")
+    return "  ".join(f"{stage} {1000 * timings[stage]:.1f} ms" for stage in stages) + (
+        f"  ({timings['tokens_per_second']:.0f} tokens/s)"
+    )
 
 
 def _rows() -> Table:

@@ -54,10 +54,14 @@ class Engine:
         """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its pictures."""
         return merge.merge(self._table, prompt.ids, prompt.places, embeds, self.manifest.embedding)
 
-    def start(self, prompts: list[np.ndarray], new_tokens: int) -> tuple[np.ndarray, Run]:
-        """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run."""
+    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[np.ndarray, Run]:
+        """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.
+
+        There is room for `copies` rows a prompt.
+        """
         lengths = np.array([len(prompt) for prompt in prompts])
-        run = Run(self, Cache(self._decoder.spec, len(prompts), int(lengths.max()) + new_tokens))
+        cache = Cache(self._decoder.spec, len(prompts), len(prompts) * copies, int(lengths.max()) + new_tokens)
+        run = Run(self, cache)
         return run.feed(merge.pad_right(prompts), lengths), run
 
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from ..graphs import InputError
 from ..graphs.manifest import PatchTokens
+from .detokenize import untagged
 from .grounding import Box
 
 #: two patch indices, or (xmin, ymin, xmax, ymax) in 0..1
@@ -77,7 +78,7 @@ def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, 
     token = re.escape(format.token).replace(re.escape("{:04d}"), r"\d+")
     pair = f"{token}{token}"
     pattern = f"(?:{opens}([^<]+){closes})?{begins}((?:{pair}{re.escape(format.separator)})*{pair}){ends}"
-    plain = _untagged(text)
+    plain = untagged(text)
     caption = plain.strip()
     shift = len(plain) - len(plain.lstrip())
     found = []
@@ -85,7 +86,7 @@ def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, 
         numbers = [int(number) for number in re.findall(r"\d+", match[2])]
         pairs = list(zip(numbers[::2], numbers[1::2]))
         phrase, span = match[1], match.span(1) if match[1] else (match.start(), match.start())
-        start, end = (len(_untagged(text[:place])) - shift for place in span)
+        start, end = (len(untagged(text[:place])) - shift for place in span)
         if phrase is None:
             named = [
                 (format.token.replace(":04d", "").format(a) + format.token.replace(":04d", "").format(b), [(a, b)])
@@ -100,10 +101,6 @@ def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, 
             boxes = [Box(label, x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in edges]
             found.append(Entity(label, start, end, boxes))
     return caption, found
-
-
-def _untagged(text: str) -> str:
-    return re.sub("<.*?>", "", text)
 
 
 def _edges(first: int, last: int, side: int) -> tuple[float, float, float, float]:

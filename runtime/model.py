@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Unpack, overload
 
 import numpy as np
 
 from ..graphs import InputError, contract, manifest
 from . import entities, grounding, image, video
-from .beam import search
-from .decode import decode, greedy
+from .detokenize import Reader
 from .engine import Engine
-from .entities import Entity, PhraseBoxes
-from .grounding import Box
+from .entities import PhraseBoxes
 from .inputs import Images, Request, Videos, is_batch, requests
+from .options import Options, Settings, settle
 from .prompt import Encoded, PromptInput, Prompts
+from .results import Clock, Generation
+from .strategy import Answer, answer
+from .stream import Stream, fold
 
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer.
-
-    Attributes:
-        text: the answer without special tokens.
-        token_ids: the new ids, the one that ended the answer included.
-        finish_reason: "stop" if the model ended the answer, "length" if it was cut.
-        prompt_tokens: how many tokens the prompt had, those of pictures included.
-        boxes: boxes named in the answer, in pixels of the first picture.
-        caption: prompt and answer as one text without tags, where a model writes phrases with boxes into its text.
-        entities: the phrases of the caption that have boxes, in pixels of the picture (in 0..1 without one).
-        timings: seconds of `preprocess`, `vision`, `prefill` and `decode`, and `tokens_per_second` of the decoding; of
-            the whole call where several prompts were answered together.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str
-    prompt_tokens: int
-    boxes: list[Box] = field(default_factory=list)
-    caption: str | None = None
-    entities: list[Entity] = field(default_factory=list)
-    timings: dict[str, float] = field(default_factory=dict)
+Size = tuple[int, int]
 
 
 def load(bundle: str | os.PathLike[str], provider: str = "auto", threads: int | None = None) -> VLM:
@@ -80,9 +57,7 @@ class VLM:
         videos: Videos | None = None,
         *,
         bboxes: PhraseBoxes | None = None,
-        max_new_tokens: int | None = None,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
+        **options: Unpack[Options],
     ) -> Generation: ...
 
     @overload
@@ -93,14 +68,10 @@ class VLM:
         videos: Sequence[Videos | None] | None = None,
         *,
         bboxes: Sequence[PhraseBoxes | None] | None = None,
-        max_new_tokens: int | None = None,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
+        **options: Unpack[Options],
     ) -> list[Generation]: ...
 
-    def generate(
-        self, prompt, images=None, videos=None, *, bboxes=None, max_new_tokens=None, num_beams=1, length_penalty=1.0
-    ):
+    def generate(self, prompt, images=None, videos=None, *, bboxes=None, **options):
         """Answer a prompt about pictures; or several prompts at once.
 
         Args:
@@ -112,41 +83,65 @@ class VLM:
                 (frames, height, width, 3) of uint8. For a list of prompts as with `images`.
             bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
                 boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
-            max_new_tokens: where an answer is cut; the bundle's default if None.
-            num_beams: how many answers to follow for the likeliest as a whole; with 1 the likeliest token is taken.
-            length_penalty: with several beams, an answer's log-probability is divided by its length to this power.
+            options: max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
+                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, seed,
+                constrain: see `Options`.
 
         Raises:
-            InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match.
+            InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match, an option
+                that cannot be.
         """
-        if num_beams < 1:
-            raise InputError(f"num_beams is {num_beams}; give 1 or more")
-        answers = self._answer(requests(prompt, images, videos, bboxes), max_new_tokens, num_beams, length_penalty)
+        settings = settle(options, self.manifest.generation)
+        answers = fold(self._answer(requests(prompt, images, videos, bboxes), settings, self._reader(settings)))
         return answers if is_batch(prompt) else answers[0]
 
+    def stream(
+        self,
+        prompt: PromptInput,
+        images: Images | None = None,
+        videos: Videos | None = None,
+        *,
+        bboxes: PhraseBoxes | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """Answer one prompt piece by piece. Arguments are those of `generate`; the work begins with the first piece.
+
+        Raises:
+            InputError: for several prompts, or several answers; all that `generate` raises comes with the first piece.
+        """
+        settings = settle(options, self.manifest.generation)
+        if is_batch(prompt) or settings.num_return_sequences > 1:
+            raise InputError("a stream is of one answer to one prompt; use generate for several")
+        reader = self._reader(settings)
+        return Stream(self._answer(requests(prompt, images, videos, bboxes), settings, reader), reader)
+
     def _answer(
-        self, asked: list[Request], max_new_tokens: int | None, num_beams: int, length_penalty: float
-    ) -> list[Generation]:
-        clock = _Clock()
+        self, asked: list[Request], settings: Settings, reader: Reader
+    ) -> Generator[list[tuple[int, int]], None, list[Generation]]:
+        """Yield (number, id) of the answers on their way; return them when they have ended."""
+        clock = Clock()
         prompts, sizes = zip(*(self._encode(request) for request in asked))
-        new_tokens = self._room(max(len(prompt.ids) for prompt in prompts), max_new_tokens)
+        new_tokens = self._room(max(len(prompt.ids) for prompt in prompts), settings.max_new_tokens)
+        settings = dataclasses.replace(settings, max_new_tokens=new_tokens)
         clock.lap("preprocess")
         rows = [self._engine.embed(prompt) for prompt in prompts]
         clock.lap("vision")
-        logits, run = self._engine.start(rows, new_tokens)
+        logits, run = self._engine.start(rows, new_tokens, max(settings.num_beams, settings.num_return_sequences))
         clock.lap("prefill")
-        stop_ids = self.manifest.generation.eos_token_ids
-        if num_beams == 1:
-            steps = list(decode(logits, run.step, greedy, stop_ids, new_tokens))
-            answers = [[token for token in row if token is not None] for row in zip(*steps)]
-        else:
-            answers = search(logits, run.keep_and_step, stop_ids, new_tokens, num_beams, length_penalty)
+        found = yield from answer(
+            logits, run.keep_and_step, [prompt.ids.tolist() for prompt in prompts], settings,
+            self.manifest.generation.eos_token_ids, [reader.stops] if reader.stops else [],
+        )  # fmt: skip
         clock.lap("decode")
-        decoded = sum(len(answer) - 1 for answer in answers)
+        decoded = sum(len(one.ids) - 1 for some in found for one in some)
         timings = clock.laps | {"tokens_per_second": decoded / clock.laps["decode"]}
-        return [self._generation(*row, timings) for row in zip(answers, prompts, sizes)]
+        return [self._generations(*row, reader, timings) for row in zip(found, prompts, sizes)]
 
-    def _encode(self, request: Request) -> tuple[Encoded, tuple[int, int] | None]:
+    def _reader(self, settings: Settings) -> Reader:
+        tagged = isinstance(self.manifest.grounding, manifest.PatchTokens)
+        return Reader(self._prompts.detokenizer, tagged, settings.stop)
+
+    def _encode(self, request: Request) -> tuple[Encoded, Size | None]:
         """The prompt of a request, and width and height of its first picture."""
         opened = [image.read(picture) for picture in request.images]
         tiles = [image.tiles(picture, self.manifest.image) for picture in opened]
@@ -164,8 +159,6 @@ class VLM:
     def _room(self, prompt_tokens: int, max_new_tokens: int | None) -> int:
         """How many tokens may be made after a prompt of that length."""
         limits = self.manifest.generation
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}; give 1 or more, or leave it out")
         room = limits.max_positions - prompt_tokens
         if room < (max_new_tokens or 1):
             raise InputError(
@@ -175,38 +168,34 @@ class VLM:
             )
         return max_new_tokens or min(room, limits.max_new_tokens)
 
-    def _generation(
-        self, ids: list[int], prompt: Encoded, size: tuple[int, int] | None, timings: dict[str, float]
+    def _generations(
+        self, found: list[Answer], prompt: Encoded, size: Size | None, reader: Reader, timings: dict[str, float]
     ) -> Generation:
-        text, format = self._prompts.decode(ids), self.manifest.grounding
+        """The best answer to a prompt, with the others as its alternatives."""
+        best, *others = [self._generation(one, prompt, size, reader, timings) for one in found]
+        return dataclasses.replace(best, alternatives=others)
+
+    def _generation(
+        self, found: Answer, prompt: Encoded, size: Size | None, reader: Reader, timings: dict[str, float]
+    ) -> Generation:
+        ids, format = found.ids, self.manifest.grounding
         caption, named, boxes = None, [], []
         if isinstance(format, manifest.PatchTokens):
             end = np.flatnonzero(prompt.places)[-1] + 1 if prompt.places.any() else 0
             whole = self._prompts.decode([*prompt.ids[end:], *ids])
             caption, named = entities.read(whole, format, *(size or (1, 1)))
-            text, _ = entities.read(text, format, 1, 1)
             boxes = [box for entity in named for box in entity.boxes]
         elif format and size:
-            boxes = grounding.boxes(text, format, *size)
+            boxes = grounding.boxes(self._prompts.decode(ids), format, *size)
+        stopped = ids[-1] in self.manifest.generation.eos_token_ids or (reader.stops is not None and reader.stops(ids))
         return Generation(
-            text=text,
+            text=reader.text(ids),
             token_ids=ids,
-            finish_reason="stop" if ids[-1] in self.manifest.generation.eos_token_ids else "length",
+            finish_reason="stop" if stopped else "length",
             prompt_tokens=len(prompt.ids),
             boxes=boxes,
             caption=caption,
             entities=named,
+            score=found.score,
             timings=timings,
         )
-
-
-class _Clock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now

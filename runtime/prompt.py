@@ -14,12 +14,8 @@ from tokenizers import Tokenizer
 from ..graphs import BundleError, InputError, contract
 from ..graphs.manifest import Chat, Plain
 from . import chat
+from .detokenize import Detokenizer
 
-#: What transformers makes of spaces in the texts of tokenizers that ask for it, in this order.
-CLEANED = {
-    " .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve",
-    " 're": "'re",
-}  # fmt: skip
 PromptInput: TypeAlias = "str | Sequence[chat.Message]"
 
 
@@ -57,6 +53,7 @@ class Prompts:
             raise BundleError(f"{path} does not load: {error}; export the bundle again") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, Plain) and format.clean_up_spaces)
         if isinstance(format, Chat):
             source = (folder / contract.CHAT_TEMPLATE).read_text(encoding="utf-8")
             self._template = chat.Template(source, format.special_tokens)
@@ -113,8 +110,4 @@ class Prompts:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        if isinstance(self.format, Plain) and self.format.clean_up_spaces:
-            for spaced, clean in CLEANED.items():
-                text = text.replace(spaced, clean)
-        return text
+        return self.detokenizer.text(ids)

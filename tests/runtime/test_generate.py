@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 import shapes
 from helpers import run_command
-from onnx_vlm.runtime import VLM, InputError, ProviderError, load
+from onnx_vlm.runtime import VLM, GenerationError, InputError, ProviderError, load
+from onnx_vlm.runtime.cache import Cache
 from PIL import Image
 
 
@@ -63,6 +66,103 @@ def test_an_answer_says_how_it_ended(vlm: VLM):
     assert set(whole.timings) == {"preprocess", "vision", "prefill", "decode", "tokens_per_second"}
 
 
+def test_a_stream_gives_the_text_piece_by_piece(vlm: VLM):
+    picture = shapes.draw(shapes.scene(shapes.HELD_OUT))
+    for prompt in ("caption", f"detect {shapes.scene(shapes.HELD_OUT).things[0].name}"):
+        stream, whole = vlm.stream(prompt, picture), vlm.generate(prompt, picture)
+        with pytest.raises(GenerationError, match="not come to its end"):
+            _ = stream.generation
+        pieces = list(stream)
+        assert len(pieces) > 4
+        assert "".join(pieces) == whole.text
+        assert dataclasses.replace(stream.generation, timings={}) == dataclasses.replace(whole, timings={})
+    assert list(vlm.stream("caption", picture, num_beams=2)) == [vlm.generate("caption", picture, num_beams=2).text]
+
+
+def test_a_stream_that_is_given_up_frees_its_cache(vlm: VLM):
+    """By closing, by leaving its block, by forgetting it."""
+    picture = shapes.draw(shapes.scene(shapes.HELD_OUT))
+
+    def caches() -> int:
+        return sum(type(one) is Cache for one in gc.get_objects())
+
+    gc.collect()
+    before = caches()
+    for give_up in (lambda stream: stream.close(), lambda stream: stream.__exit__(None, None, None), lambda _: None):
+        stream = vlm.stream("caption", picture)
+        assert next(stream)
+        assert caches() == before + 1
+        give_up(stream)
+        del stream
+        assert caches() == before
+
+
+def test_stop_strings_end_an_answer_and_are_not_shown(vlm: VLM):
+    picture = shapes.draw(shapes.scene(shapes.HELD_OUT))
+    whole = vlm.generate("caption", picture)
+    middle = whole.text.index(" ", 5)
+    stop = whole.text[middle - 2 : middle + 2]
+    for options in ({}, {"num_beams": 2}, {"stop": ["no such text", stop]}):
+        answer = vlm.generate("caption", picture, **{"stop": stop, **options})
+        assert answer.text == whole.text[: middle - 2]
+        assert answer.finish_reason == "stop"
+        assert len(answer.token_ids) < len(whole.token_ids)
+    prompts = ["caption", "how many circles", "caption"]
+    assert [one.text for one in vlm.generate(prompts, [picture] * 3, stop=stop)][::2] == [whole.text[: middle - 2]] * 2
+
+
+def test_draws_are_alike_for_equal_seeds_alone_and_together(vlm: VLM):
+    picture, hot = shapes.draw(shapes.scene(shapes.HELD_OUT)), {"do_sample": True, "temperature": 4.0, "top_k": 50}
+    prompts = ["caption", "how many circles", "detect red circle"]
+    together = vlm.generate(prompts, [picture] * 3, seed=5, num_return_sequences=2, **hot)
+    alone = [vlm.generate(prompt, picture, seed=5, num_return_sequences=2, **hot) for prompt in prompts]
+    drawn = [[one.token_ids, *(other.token_ids for other in one.alternatives)] for one in together]
+    assert drawn == [[one.token_ids, *(other.token_ids for other in one.alternatives)] for one in alone]
+    assert drawn[0][0] != drawn[0][1]
+    assert len({tuple(vlm.generate("caption", picture, seed=seed, **hot).token_ids) for seed in range(5)}) > 1
+    cold = vlm.generate("caption", picture, do_sample=True, temperature=0.01, seed=0)
+    assert cold.token_ids == vlm.generate("caption", picture).token_ids
+
+
+def test_defaults_are_those_of_the_checkpoint(bundle: Path, tmp_path: Path):
+    """As its generation_config.json has them, which export puts into the manifest."""
+    shutil.copytree(bundle, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "manifest.json"
+    data = json.loads(path.read_text())
+    data["generation"] |= {"max_new_tokens": 3, "defaults": data["generation"]["defaults"] | {"num_beams": 2}}
+    path.write_text(json.dumps(data))
+    vlm, picture = load(tmp_path / "bundle", threads=1), shapes.draw(shapes.scene(shapes.HELD_OUT))
+    answer = vlm.generate("caption", picture)
+    assert answer.score is not None
+    assert len(answer.token_ids) == 3
+    assert vlm.generate("caption", picture, num_beams=1).score is None
+
+
+def test_options_that_cannot_be(vlm: VLM):
+    picture = Image.new("RGB", (10, 10))
+    for options, said in (
+        ({"num_beams": 0}, "num_beams is 0; give 1 or more"),
+        ({"num_beams": 2.0}, "num_beams is 2.0"),
+        ({"temperature": 0}, "temperature is 0; give a number above 0"),
+        ({"top_p": 1.5}, "top_p is 1.5; give a number of 0 to 1"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"min_p": "a"}, "min_p is 'a'"),
+        ({"stop": ""}, "not empty"),
+        ({"stop": 3}, "stop is 3"),
+        ({"seed": -1}, "seed is -1"),
+        ({"num_return_sequences": 3}, "at most num_beams"),
+        ({"early_stopping": "often"}, "True, False or 'never'"),
+        ({"constrain": "words"}, "constrain is 'words'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            vlm.generate("caption", picture, **options)
+    with pytest.raises(TypeError, match="no option beams"):
+        vlm.generate("caption", picture, beams=2)
+    for prompt, options in ((["a", "b"], {}), ("a", {"num_return_sequences": 2, "num_beams": 2})):
+        with pytest.raises(InputError, match="one answer to one prompt"):
+            vlm.stream(prompt, picture, **options)
+
+
 def test_answers_do_not_depend_on_calls_before(vlm: VLM):
     picture = shapes.draw(shapes.scene(shapes.HELD_OUT))
     first = vlm.generate("caption", picture)
@@ -109,6 +209,15 @@ def test_the_command_prints_answer_boxes_and_times(bundle: Path, picture: Path):
     assert done.stdout.endswith(f" {thing.name}\n")
     assert "xmin" in done.stderr
     assert "prefill" in done.stderr
+
+
+def test_the_command_streams_what_it_would_print(bundle: Path, picture: Path):
+    runs = [
+        run_command("generate", bundle, "caption", "--image", picture, how, "--max-new-tokens", 4, "--stop", "zzz")
+        for how in ("--stream", "--no-stream")
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert runs[0].returncode == 0
 
 
 def test_the_command_prints_json_and_draws(bundle: Path, picture: Path, vlm: VLM, tmp_path: Path):

@@ -1,0 +1,52 @@
+"""What a caller gets back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from .entities import Entity
+from .grounding import Box
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        text: the answer without special tokens, up to where a stop string begins.
+        token_ids: the new ids, those that ended the answer included.
+        finish_reason: "stop" if an end token or a stop string ended the answer, "length" if it was cut.
+        prompt_tokens: how many tokens the prompt had, those of pictures included.
+        boxes: boxes named in the answer, in pixels of the first picture.
+        caption: prompt and answer as one text without tags, where a model writes phrases with boxes into its text.
+        entities: the phrases of the caption that have boxes, in pixels of the picture (in 0..1 without one).
+        score: of beam search: the sum of the tokens' log-probabilities by length ** length_penalty.
+        alternatives: further answers to the prompt, if `num_return_sequences` asks for them; by beam search the best
+            first.
+        timings: seconds of `preprocess`, `vision`, `prefill` and `decode`, and `tokens_per_second` of the decoding; of
+            the whole call where several prompts were answered together.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    prompt_tokens: int
+    boxes: list[Box] = field(default_factory=list)
+    caption: str | None = None
+    entities: list[Entity] = field(default_factory=list)
+    score: float | None = None
+    alternatives: list[Generation] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now

@@ -1,0 +1,74 @@
+"""An answer as it comes: pieces of text that no later token changes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TypeVar
+
+from ..graphs import GenerationError
+from .detokenize import Reader
+from .results import Generation
+
+T = TypeVar("T")
+
+
+class Stream(Iterator[str]):
+    """The pieces of one answer's text; together they are the text of `generation`.
+
+    A piece ends where text may still change: within a character or a tag, before what a tokenizer may join, at what
+    may become a stop string. Beam search knows its answer at the end, so its text is one piece.
+
+    `close()`, leaving a `with` block and forgetting the stream all end the work and free its memory.
+    """
+
+    def __init__(self, tokens: Generator[list[tuple[int, int]], None, list[Generation]], reader: Reader) -> None:
+        self._tokens, self._reader = tokens, reader
+        self._ids: list[int] = []
+        self._given = ""
+        self._generation: Generation | None = None
+
+    @property
+    def generation(self) -> Generation:
+        """The whole answer.
+
+        Raises:
+            GenerationError: if the stream has not come to its end.
+        """
+        if self._generation is None:
+            raise GenerationError("the stream has not come to its end; take all of its pieces first")
+        return self._generation
+
+    def __next__(self) -> str:
+        while self._generation is None:
+            try:
+                self._ids += [token for _, token in next(self._tokens)]
+            except StopIteration as end:
+                if end.value is None:  # closed before
+                    break
+                (self._generation,) = end.value
+                text = self._generation.text
+            else:
+                text = self._reader.settled(self._ids)
+            piece, self._given = text[len(self._given) :], text
+            if piece:
+                return piece
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the work here."""
+        self._tokens.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def fold(generator: Generator[object, None, T]) -> T:
+    """What a generator returns when it has come to its end."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
