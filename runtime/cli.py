@@ -187,6 +187,29 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)],
+    image: Annotated[
+        Path | None, typer.Option(help="A picture.", show_default="one of 640 x 480 pixels, drawn for this")
+    ] = None,
+    provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="How many tokens to decode.")] = 32,
+    repeats: Annotated[int, typer.Option(help="How often; the first is not counted.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a bundle on this machine: load, preprocess, vision, prefill, decode, memory."""
+    from . import bench, describe
+
+    with messages.status("load") as status:
+        found = bench.measure(bundle, image, provider, threads, new_tokens, repeats, status.update)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(found), "limit_share": found.limit_share}))
+    else:
+        Console(highlight=False).print(describe.figures(found))
+
+
 def _exporting() -> ModuleType:
     """The room that exports, or an error that says what to install."""
     try:

@@ -84,8 +84,8 @@ class VLM:
             bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
                 boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
             options: max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
-                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, seed,
-                constrain: see `Options`.
+                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, seed:
+                see `Options`.
 
         Raises:
             InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match, an option

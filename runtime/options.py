@@ -31,7 +31,6 @@ class Options(TypedDict, total=False):
             better (False, the default), or when none can become better ("never").
         stop: a text, or several, before which an answer ends; it is part of `token_ids` but not of `text`.
         seed: equal seeds draw equal answers, of a prompt alone as of one among several.
-        constrain: "boxes" lets only answers come up whose boxes can be read.
     """
 
     max_new_tokens: int | None
@@ -48,7 +47,6 @@ class Options(TypedDict, total=False):
     early_stopping: bool | Literal["never"] | None
     stop: str | Sequence[str] | None
     seed: int | None
-    constrain: Literal["boxes"] | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,6 @@ class Settings:
     early_stopping: bool | Literal["never"] = False
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    constrain: Literal["boxes"] | None = None
 
     def __post_init__(self) -> None:
         at_least = {"max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "seed": 0}
@@ -94,7 +91,6 @@ class Settings:
             "True, False or 'never'",
         )
         _expect(all(isinstance(one, str) and one for one in self.stop), "stop", self.stop, "texts that are not empty")
-        _expect(self.constrain in (None, "boxes"), "constrain", self.constrain, "'boxes', or leave it out")
         if self.num_return_sequences > 1 and not self.do_sample:
             _expect(
                 self.num_return_sequences <= self.num_beams, "num_return_sequences", self.num_return_sequences,
