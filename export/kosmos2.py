@@ -17,6 +17,7 @@ from PIL import Image
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AutoProcessor, Kosmos2Config, Kosmos2ForConditionalGeneration, PreTrainedModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2VisionConfig
 from transformers.utils import ModelOutput
 
 from ..graphs import CheckpointError, contract, manifest
@@ -90,12 +91,11 @@ def build(checkpoint: Checkpoint) -> Stages:
     decoder = SinusoidalDecoder(model.text_model)
     image = _resize(checkpoint)
     patches = (image.height // vision.patch_size) * (image.width // vision.patch_size) + 1
-    interpolate = (image.height, image.width) != (vision.image_size, vision.image_size)
     tokens = parsed.latent_query_num
     return Stages(
         model=model,
         modules={
-            contract.VISION_ENCODER: VisionEncoder(model.vision_model, interpolate),
+            contract.VISION_ENCODER: VisionEncoder(model.vision_model, _interpolates(image, vision)),
             contract.PROJECTOR: Projector(model.image_to_text_projection),
             contract.DECODER: decoder,
         },
@@ -121,7 +121,8 @@ def question(
     config = model.config
     inputs = dict(processor(images=image, text=prompt, num_image_tokens=config.latent_query_num, return_tensors="pt"))
     # `generate` does not interpolate positions, which are to be where pictures are of another size; `forward` may.
-    features = VisionEncoder(model.vision_model, interpolate=True)(inputs["pixel_values"])
+    interpolate = _interpolates(_resize(checkpoint), config.vision_config)
+    features = VisionEncoder(model.vision_model, interpolate)(inputs["pixel_values"])
     return {**inputs, "image_embeds": model.image_to_text_projection(features)[0]}
 
 
@@ -155,6 +156,11 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
         eos_token_id=text.eos_token_id,
         grounding=PATCHES if grounded else None,
     )
+
+
+def _interpolates(image: manifest.Resize, vision: Kosmos2VisionConfig) -> bool:
+    """Whether pictures are of another size than the tower's positions."""
+    return (image.height, image.width) != (vision.image_size, vision.image_size)
 
 
 def _resize(checkpoint: Checkpoint) -> manifest.Resize:

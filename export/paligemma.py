@@ -30,7 +30,7 @@ class VisionEncoder(torch.nn.Module):
         self.tower = tower
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.tower(pixel_values).last_hidden_state
+        return self.tower(pixel_values, return_dict=True).last_hidden_state
 
 
 def build(checkpoint: Checkpoint) -> Stages:

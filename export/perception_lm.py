@@ -37,7 +37,7 @@ class VisionEncoder(torch.nn.Module):
         self.dropped = int(drop_class_token)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.tower.timm_model.forward_features(pixel_values)[:, self.dropped :]
+        return self.tower(pixel_values, return_dict=True).last_hidden_state[:, self.dropped :]
 
 
 def build(checkpoint: Checkpoint) -> Stages:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from PIL import Image
 
 from ..graphs import ExportError, contract, precision
-from ..runtime.merge import pad_right
-from ..runtime.model import VLM
 from ..runtime.verify import encode
+from .disk import OnDisk, Values
 
 #: Values of more than a quarter of float16's largest stay in float32: other pictures than these may make larger ones.
 LIMIT = precision.LARGEST / 4
-
-Inputs = dict[str, np.ndarray]
+LOGITS = 64  #: positions of a prompt whose logits are looked at, at most; a row of logits takes a megabyte
 
 
 def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> dict[str, tuple[str, ...]]:
@@ -26,16 +22,14 @@ def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> d
 
     The ranges are those of `image`, of its mirror image and of noise, with `prompt`.
     """
-    vlm = VLM(folder, "cpu", None)
     noise = np.random.default_rng(0).integers(0, 256, (*image.size[::-1], 3), np.uint8)
     pictures = [image, Image.fromarray(np.asarray(image)[:, ::-1]), Image.fromarray(noise)]
-    examples = [_examples(vlm, prompt, picture) for picture in pictures]
+    largest = _largest(OnDisk(folder), prompt, pictures)
     kept = {}
     for name in names:
         path = folder / f"{name}.onnx"
-        largest = _largest(path, [example[name] for example in examples])
         model = ir.load(path)
-        kept[name] = tuple(precision.too_large(model, largest, LIMIT))
+        kept[name] = tuple(precision.too_large(model, largest[name], LIMIT))
         if any(node.op_type == "GroupQueryAttention" and node.name in kept[name] for node in model.graph):
             raise ExportError(f"{name}: keys or values are too large for a float16 cache; choose --precision bf16")
         precision.narrow(model, kept[name])
@@ -43,45 +37,26 @@ def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> d
     return kept
 
 
-def _examples(vlm: VLM, prompt: str, image: Image.Image) -> dict[str, Inputs]:
-    """Inputs of each graph for a picture and a prompt."""
-    engine = vlm._engine
-    encoded = encode(vlm, prompt, image)
-    (tiles,) = encoded.tiles
-    features = engine.encode(tiles)
-    row = engine.embed(encoded)
-    length = len(row)
-    spec = vlm.manifest.graphs[contract.DECODER]
-    sizes = {"batch": 1, "capacity": length}
-    past = {
-        one.name: np.zeros([sizes.get(size, size) for size in one.shape], np.float32)
-        for one in spec.inputs
-        if "capacity" in one.shape
-    }
-    return {
-        contract.VISION_ENCODER: {contract.PIXEL_VALUES: tiles},
-        contract.PROJECTOR: {contract.VISION_FEATURES: features},
-        contract.DECODER: {
-            contract.INPUTS_EMBEDS: pad_right([row]),
-            contract.SEQUENCE_LENGTHS: np.array([length - 1], np.int32),
-            contract.TOTAL_SEQUENCE_LENGTH: np.array(length, np.int32),
-            contract.LOGITS_INDICES: np.arange(length)[None],
-            **past,
-        },
-    }
+def _largest(bundle: OnDisk, prompt: str, pictures: list[Image.Image]) -> dict[str, dict[str, float]]:
+    """The largest magnitude of each value of each graph."""
+    prompts = [encode(bundle, prompt, picture) for picture in pictures]
+    largest = {}
 
+    def run(graph: str, calls: list[Values]) -> list[Values]:
+        names: dict[str, str] = {}
+        given = bundle.run(graph, calls, lambda part: names.update(precision.add_ranges(part)))
+        inputs = {name: max(float(np.abs(call[name]).max()) for call in calls) for name in calls[0]}
+        largest[graph] = inputs | {value: max(float(one[name]) for one in given) for value, name in names.items()}
+        return given
 
-def _largest(path: Path, examples: list[Inputs]) -> Mapping[str, float]:
-    """The largest magnitude of each value of a graph."""
-    model = ir.load(path)
-    names = precision.add_ranges(model)
-    probe = path.with_name("ranges.onnx")
-    ir.save(model, probe)
-    try:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # every value stays to be seen
-        session = ort.InferenceSession(probe, options, ["CPUExecutionProvider"])
-        runs = [session.run(list(names.values()), inputs) for inputs in examples]
-    finally:
-        probe.unlink()
-    return {value: float(max(run[place] for run in runs)) for place, value in enumerate(names)}
+    seen = run(contract.VISION_ENCODER, [{contract.PIXEL_VALUES: np.concatenate(one.tiles)} for one in prompts])
+    seen = run(contract.PROJECTOR, [{contract.VISION_FEATURES: one[contract.VISION_FEATURES]} for one in seen])
+    # A prefill of its own for each prompt: none reads what the one before left in the KV buffers.
+    calls = [
+        bundle.calls(one, made[contract.IMAGE_EMBEDS], np.zeros(1, np.int64))[0] for one, made in zip(prompts, seen)
+    ]
+    for call in calls:
+        length = call[contract.INPUTS_EMBEDS].shape[1]
+        call[contract.LOGITS_INDICES] = np.arange(0, length, 1 + length // LOGITS)[None]
+    run(contract.DECODER, calls)
+    return largest

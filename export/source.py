@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -11,7 +13,8 @@ from transformers.initialization import no_init_weights
 
 from ..graphs.weights import Source, in_order, slices
 
-#: Weights of more elements stay on disk.
+#: Weights of more elements stay on disk, and so many of each are in memory at a time. More would leave holes in the
+#: heap, which grows by them, and is no faster.
 KEPT = 1 << 20
 ATTENTION = "eager"  #: transformers' plain attention, the one that all others are held to
 
@@ -56,12 +59,34 @@ def read_from_disk(model: PreTrainedModel, weights: Mapping[int, Source]) -> Non
     model.eval()
 
 
+def remember(module: torch.nn.Module) -> None:
+    """Let a module give what it gave the last time whenever it is called with the same again."""
+    compute, last = module.forward, []
+
+    def forward(*given: Any, **options: Any) -> Any:
+        called = inspect.signature(compute).bind(*given, **options).arguments
+        if not (last and _same(called, last[0])):
+            last[:] = called, compute(*given, **options)
+        return last[1]
+
+    module.forward = forward
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def equal(a: Any, b: Any) -> bool:
+        tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+        return torch.equal(a, b) if tensors else type(a) is type(b) and a == b
+
+    return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
+
+
 class _Linear(torch.nn.Linear):
     source: Source
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        pieces = in_order(self.source.__getitem__, slices(self.source.shape))
-        product = torch.cat([torch.nn.functional.linear(input, torch.from_numpy(piece)) for piece in pieces], -1)
+        product, parts = input.new_empty(*input.shape[:-1], self.out_features), slices(self.source.shape, KEPT)
+        for rows, piece in zip(parts, in_order(self.source.__getitem__, parts)):
+            product[..., rows] = torch.nn.functional.linear(input, torch.from_numpy(piece))
         return product if self.bias is None else product + self.bias
 
 

@@ -82,9 +82,9 @@ class Weight(Streamed):
             yield np.asarray(self.source[...], dtype).reshape(1)
 
 
-def slices(shape: tuple[int, ...]) -> list[slice]:
-    """The first axis in parts of about `AT_ONCE` elements."""
-    step = max(1, AT_ONCE // max(1, int(np.prod(shape[1:]))))
+def slices(shape: tuple[int, ...], at_once: int | None = None) -> list[slice]:
+    """The first axis in parts of about `at_once` elements, `AT_ONCE` if None."""
+    step = max(1, (at_once or AT_ONCE) // max(1, int(np.prod(shape[1:]))))
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 

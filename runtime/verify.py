@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ from ..graphs import BundleError, contract, manifest
 from ..graphs.manifest import Manifest
 from . import image
 from .model import VLM, load
-from .prompt import Encoded
+from .prompt import Encoded, Prompts
 
 #: The largest relative error of a stage, by its precision. In float32 sums in another order make some 1e-6, a wrong
 #: mask, position or scale more than 1e-2; the others are what rounding of weights (and, but for bf16, of inputs) makes.
@@ -55,6 +56,35 @@ class Check:
         return self.error <= self.tolerance
 
 
+class Stages(Protocol):
+    """What a bundle does, stage by stage, however its graphs are run."""
+
+    manifest: Manifest
+    prompts: Prompts
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        """Tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
+
+    def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The logits (tokens, vocab) after a prompt with these image embeddings and after each of `tokens` (tokens,),
+        fed one by one, but the last."""
+
+
+class Loaded:
+    """The stages of a loaded bundle, as an answer runs them."""
+
+    def __init__(self, vlm: VLM) -> None:
+        self.manifest, self.prompts, self._engine = vlm.manifest, vlm._prompts, vlm._engine
+        self.encode, self.project = vlm._engine.encode, vlm._engine.project
+
+    def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        first, run = self._engine.start([self._engine.merge(prompt, [embeds])], len(tokens))
+        return np.concatenate([first, *(run.step(tokens[i : i + 1]) for i in range(len(tokens) - 1))])
+
+
 def verify(
     bundle: str | os.PathLike[str],
     provider: str = "auto",
@@ -83,10 +113,9 @@ def verify(
     checks = list(_files(found, folder, tell))
     if not all(check.passed for check in checks):
         return checks
-    prompt, picture, arrays = expected or _proof(found, folder)
+    prompt, picture, arrays = expected or bundle_proof(found, folder)
     tell("load")
-    vlm = load(bundle, provider, threads)
-    for check in compare(vlm, prompt, picture, arrays):
+    for check in compare(Loaded(load(bundle, provider, threads)), prompt, picture, arrays):
         tell(check.name)
         checks.append(check)
     return checks
@@ -106,7 +135,8 @@ def _files(found: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterat
         yield Check(name, "", 1.0, 0.0, "sha256 is not that of the manifest; export the bundle again")
 
 
-def _proof(found: Manifest, folder: Path) -> tuple[str, Image.Image, dict[str, np.ndarray]]:
+def bundle_proof(found: Manifest, folder: Path) -> tuple[str, Image.Image, dict[str, np.ndarray]]:
+    """Prompt, picture and the source model's arrays that a bundle carries; a BundleError if they do not load."""
     try:
         with np.load(folder / contract.PROOF_ARRAYS) as arrays, Image.open(folder / contract.PROOF_PICTURE) as picture:
             return found.proof.prompt, picture.copy(), dict(arrays)
@@ -114,42 +144,38 @@ def _proof(found: Manifest, folder: Path) -> tuple[str, Image.Image, dict[str, n
         raise BundleError(f"the proof in {folder} does not load: {error}; export the bundle again") from None
 
 
-def encode(vlm: VLM, prompt: str, picture: Image.Image) -> Encoded:
+def encode(stages: Stages, prompt: str, picture: Image.Image) -> Encoded:
     """Prompt and picture of a proof, which is cut into few tiles."""
-    recipe = vlm.manifest.image
+    recipe = stages.manifest.image
     if isinstance(recipe, manifest.Tiles):
-        few = dataclasses.replace(recipe, max_tiles=min(recipe.max_tiles, contract.PROOF_TILES))
-        return vlm._prompts.encode(prompt, [image.tiles(picture, few)], [])
-    return vlm._prompts.encode(prompt, [image.tiles(picture, recipe)], [])
+        recipe = dataclasses.replace(recipe, max_tiles=min(recipe.max_tiles, contract.PROOF_TILES))
+    return stages.prompts.encode(prompt, [image.tiles(picture, recipe)], [])
 
 
-def compare(vlm: VLM, prompt: str, picture: Image.Image, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
+def compare(stages: Stages, prompt: str, picture: Image.Image, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
     """One check a stage, of a prompt and picture and what the source model made of them."""
-    precision, engine = vlm.manifest.precision, vlm._engine
-    encoded, ids = encode(vlm, prompt, picture), expected[contract.INPUT_IDS]
+    encoded, ids = encode(stages, prompt, picture), expected[contract.INPUT_IDS]
     # Image embeddings take the place of whatever ids a processor puts there.
     same = len(encoded.ids) == len(ids) and np.array_equal(encoded.ids[~encoded.places], ids[~encoded.places])
     yield Check(contract.INPUT_IDS, "", float(not same), 0.0, f"{len(ids)} ids" if same else f"{encoded.ids} not {ids}")
     for name, part, compute in (
         (contract.PIXEL_VALUES, "", lambda: np.concatenate(encoded.tiles)),
-        (contract.VISION_FEATURES, contract.VISION_ENCODER, lambda: engine.encode(expected[contract.PIXEL_VALUES])),
-        (contract.IMAGE_EMBEDS, contract.PROJECTOR, lambda: engine.project(expected[contract.VISION_FEATURES])),
+        (contract.VISION_FEATURES, contract.VISION_ENCODER, lambda: stages.encode(expected[contract.PIXEL_VALUES])),
+        (contract.IMAGE_EMBEDS, contract.PROJECTOR, lambda: stages.project(expected[contract.VISION_FEATURES])),
     ):
         error = _error(compute(), expected[name])
-        chosen = precision.get(part, "")
+        chosen = stages.manifest.precision.get(part, "")
         yield Check(name, chosen, error, TOLERANCES.get(chosen, PIXELS))
     if same:
-        yield from _answer(vlm, encoded, expected)
+        yield from _answer(stages, encoded, expected)
 
 
-def _answer(vlm: VLM, encoded: Encoded, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
+def _answer(stages: Stages, encoded: Encoded, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
     """The logits of prefill and steps, which are fed the expected tokens, and the tokens that they choose."""
-    precision = vlm.manifest.precision[contract.DECODER]
+    precision = stages.manifest.precision[contract.DECODER]
     tolerance = TOLERANCES[precision]
     tokens, wanted = expected[contract.TOKEN_IDS], expected[contract.LOGITS]
-    rows = [vlm._engine.merge(encoded, [expected[contract.IMAGE_EMBEDS]])]
-    first, run = vlm._engine.start(rows, len(tokens))
-    logits = np.concatenate([first, *(run.step(tokens[i : i + 1]) for i in range(len(tokens) - 1))])
+    logits = stages.answer(encoded, expected[contract.IMAGE_EMBEDS], tokens)
     centred, wanted = (values - values.mean(-1, keepdims=True) for values in (logits, wanted))
     typical = float(np.linalg.norm(wanted)) / len(wanted) ** 0.5  # of one row: those of an unsure model are small
     yield Check("prefill logits", precision, _error(centred[:1], wanted[:1], typical), tolerance)

@@ -15,10 +15,12 @@ import pytest
 import torch
 from held_out import ask, shares
 from helpers import CHECKPOINT, CHECKPOINTS, run_command
-from onnx_vlm.export import export_model, family, hub, paligemma, proof, source
+from onnx_vlm.export import disk, export_model, family, hub, paligemma, proof, source
 from onnx_vlm.export.checkpoint import Checkpoint
 from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
+from onnx_vlm.graphs.split import split
 from onnx_vlm.runtime import load
+from onnx_vlm.runtime.verify import Loaded, bundle_proof, compare
 from safetensors.torch import load_file, save_file
 
 TENSORS = "model.safetensors"
@@ -322,6 +324,22 @@ def test_the_source_model_is_the_same_with_its_weights_on_disk(tmp_path: Path, m
         found.append(proof.expectations(checkpoint, paligemma, proof.picture(), "caption", (1,)))
     for name in found[0]:
         assert np.allclose(found[0][name], found[1][name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("name", ["paligemma2", "perception_lm", "kosmos2"])
+def test_a_bundle_run_in_parts_gives_what_it_gives_whole(
+    bundles: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Trained bundles are so small that each graph would be one part."""
+    folder, parts = bundles(name), []
+    monkeypatch.setattr(disk, "AT_ONCE", 100_000)
+    monkeypatch.setattr(disk, "split", lambda *given: parts.append(list(split(*given))) or parts[-1])
+    prompt, picture, expected = bundle_proof(manifest.load(folder), folder)
+    whole, some = Loaded(load(folder, threads=1)), disk.OnDisk(folder)
+    for ours, theirs in zip(compare(some, prompt, picture, expected), compare(whole, prompt, picture, expected)):
+        assert ours.name == theirs.name
+        assert ours.error == pytest.approx(theirs.error, abs=1e-6)
+    assert min(len(parts[0]), len(parts[2])) > 3
 
 
 def test_a_bundle_that_does_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
