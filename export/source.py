@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -48,6 +49,8 @@ def read_from_disk(model: PreTrainedModel, weights: Mapping[int, Source]) -> Non
         for name, parameter in list(module.named_parameters(recurse=False)):
             source = weights[id(parameter)]
             kind = next((ours for theirs, ours in STREAMED.items() if isinstance(module, theirs)), None)
+            if isinstance(module, NonDynamicallyQuantizableLinear):
+                kind = None  # PyTorch's own attention takes its weight without calling it
             if name == "weight" and kind is not None and parameter.numel() > KEPT:
                 theirs = type(module)
                 # Between a class and PyTorch's, so that what a class does around the product stays.

@@ -22,6 +22,7 @@ from onnx_vlm.graphs.split import split
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.verify import Loaded, bundle_proof, compare
 from safetensors.torch import load_file, save_file
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 TENSORS = "model.safetensors"
 
@@ -324,6 +325,23 @@ def test_the_source_model_is_the_same_with_its_weights_on_disk(tmp_path: Path, m
         found.append(proof.expectations(checkpoint, paligemma, proof.picture(), "caption", (1,)))
     for name in found[0]:
         assert np.allclose(found[0][name], found[1][name], atol=1e-5), name
+
+
+def test_weights_that_a_module_takes_past_its_parts_are_kept(monkeypatch: pytest.MonkeyPatch):
+    """The attention of SigLIP's pooling head is PyTorch's own, which does not call its output layer."""
+    monkeypatch.setattr(source, "KEPT", 0)
+    config = SiglipVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    real, pixels = SiglipVisionModel(config).eval(), torch.randn(2, 3, 28, 28)
+    with source.empty_parameters():
+        streamed = SiglipVisionModel(config)
+    values = dict(real.named_parameters())
+    source.read_from_disk(
+        streamed, {id(weight): values[name].detach().numpy() for name, weight in streamed.named_parameters()}
+    )
+    with torch.inference_mode():
+        assert torch.allclose(streamed(pixels).pooler_output, real(pixels).pooler_output, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["paligemma2", "perception_lm", "kosmos2"])

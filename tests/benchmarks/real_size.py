@@ -39,7 +39,7 @@ PE_LARGE = {
 }  # fmt: skip
 SIGLIP = {
     "model_type": "siglip_vision_model", "image_size": 224, "patch_size": 14, "hidden_size": 1152,
-    "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+    "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "vision_use_head": False,
 }  # fmt: skip
 
 
