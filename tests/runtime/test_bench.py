@@ -17,8 +17,7 @@ def test_json_tells_every_stage(bundle: Path):
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert all(value > 0 for value in figures.values())
-    stages = sum(figures[stage] for stage in ("preprocess", "vision", "prefill"))
-    assert figures["decode"] < stages, "one token takes less than a picture"
+    assert {"load", "preprocess", "vision", "prefill", "decode", "prompt_tokens", "peak_memory"} <= figures.keys()
     assert (figures["tiles"], figures["bundle_bytes"]) == (1, sum(f.stat().st_size for f in _parts(bundle)))
     assert figures["token_bytes"] > (bundle / "decoder.onnx.data").stat().st_size
     share = figures["token_bytes"] / figures["bandwidth"] / figures["decode"]
