@@ -78,7 +78,7 @@ def export_model(
                 graphs[name] = trace.trace(stages.modules[name], spec)
         for name, graph in graphs.items():
             _complete(graph, name, stages, read)
-            lower.graph(graph, precisions[name], block_size)
+            lower.graph(graph, name, precisions[name], block_size)
         table = lower.table(read.sources[read.names[id(stages.embed_tokens)]], precisions[lower.EMBED_TOKENS])
         _write(folder, graphs, table, tell)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)

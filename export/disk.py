@@ -13,6 +13,7 @@ from ..graphs import TensorSpec, contract, manifest
 from ..graphs.split import split
 from ..runtime import merge
 from ..runtime.prompt import Encoded, Prompts
+from ..runtime.session import session_options
 
 #: Bytes of weights in memory at a time. ONNX Runtime lays them out anew, so for a moment they are there twice.
 AT_ONCE = 1 << 28
@@ -93,8 +94,7 @@ class OnDisk:
 
 
 def _session(model: ir.Model, folder: Path, as_written: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     options.enable_cpu_mem_arena = False  # it keeps what it once took
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if as_written:  # every value stays to be seen

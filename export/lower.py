@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
-from ..graphs import ExportError, contract, precision, quantize
+from ..graphs import ExportError, contract, integer, precision, quantize
 from ..graphs.weights import Source, Streamed, Weight
 
 EMBED_TOKENS = "embed_tokens"  #: the table's name among the precisions
@@ -37,9 +37,14 @@ def choose(decoder: str, vision: str | None, block_size: int) -> dict[str, str]:
     }
 
 
-def graph(model: ir.Model, chosen: str, block_size: int) -> None:
-    """Store a graph's weights in a precision. One of 16-bit floats still computes in float32."""
-    if chosen in BITS:
+def graph(model: ir.Model, name: str, chosen: str, block_size: int) -> None:
+    """Store a graph's weights in a precision. One of 16-bit floats still computes in float32.
+
+    The decoder multiplies a row at a time, for which blocks are best; the others many rows, for which whole rows are.
+    """
+    if chosen == "int8" and name != contract.DECODER:
+        integer.quantize(model)
+    elif chosen in BITS:
         quantize.quantize(model, BITS[chosen], block_size)
     elif chosen != "fp32":
         precision.store(model, FLOATS[chosen])

@@ -26,23 +26,33 @@ def quantize(model: ir.Model, bits: int, block_size: int) -> int:
         block_size: 32, 64 or 128; the last block of a column is padded with zeros.
     """
     replaced = 0
-    for node in list(model.graph):
-        weight = node.inputs[1] if node.op_type == "MatMul" else None
-        if weight is None or not weight.is_initializer() or len(weight.shape) != 2:
-            continue
+    for node, weight in products(model):
         blocks = _Blocks(weight.const_value, bits, block_size)
         packed, scales = add_initializer(model, blocks.packed), add_initializer(model, blocks.scales)
         rows, columns = weight.shape
         attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block_size, "accuracy_level": 4}
         product = ir.node("MatMulNBits", [node.inputs[0], packed, scales], attributes, domain="com.microsoft")
-        output, old = product.outputs[0], node.outputs[0]
-        output.name, output.type, output.shape = old.name, old.type, old.shape
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [product], [old], [output])
-        if not weight.uses():
-            model.graph.initializers.pop(weight.name)
+        replace(model, node, [product])
         replaced += 1
     model.graph.opset_imports["com.microsoft"] = 1
     return replaced
+
+
+def products(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """Every MatMul of the graph with a stored weight (in, out), and that weight."""
+    for node in list(model.graph):
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if weight is not None and weight.is_initializer() and len(weight.shape) == 2:
+            yield node, weight
+
+
+def replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
+    """Put `nodes` in the place of a product; the last gives its result. Its weight goes if nothing else uses it."""
+    weight, old, new = node.inputs[1], node.outputs[0], nodes[-1].outputs[0]
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, [old], [new])
+    if not weight.uses():
+        model.graph.initializers.pop(weight.name)
 
 
 class _Blocks:

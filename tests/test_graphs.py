@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx_vlm.graphs import GraphSpec, TensorSpec, contract, quantize, split, tidy, weights
+from onnx_vlm.graphs import GraphSpec, TensorSpec, contract, integer, quantize, split, tidy, weights
+from onnx_vlm.runtime.session import session_options
 
 
 def graph(nodes: list[ir.Node], inputs: list[ir.Value], outputs: list[ir.Value], **initializers: ir.Value) -> ir.Model:
@@ -26,6 +27,10 @@ def value(name: str, *shape: int | str) -> ir.Value:
 def run(model: ir.Model, path: Path, **inputs: np.ndarray) -> np.ndarray:
     weights.save(model, path)
     return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+
+
+def session_of(path: Path) -> ort.InferenceSession:
+    return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
 
 
 def test_a_contract_names_every_mismatch():
@@ -190,6 +195,54 @@ def test_zeros_and_single_weights_are_exact():
         values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(3, 2, 32)
         restored = (values.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
         assert np.allclose(restored.reshape(3, 64), w, atol=1e-6)
+
+
+def test_products_of_integers_are_what_their_numbers_give(tmp_path: Path):
+    """Two products of one input quantise it once; a row depends on no other, and a row of zeros stays one."""
+    random = np.random.default_rng(0)
+    x, a, b, y, z = (
+        value("x", "n", 67),
+        value("a", 67, 48),
+        value("b", 67, 40),
+        value("y", "n", 48),
+        value("z", "n", 40),
+    )
+    nodes = [ir.node("MatMul", [x, a], outputs=[y]), ir.node("MatMul", [x, b], outputs=[z])]
+    model = graph(nodes, [x], [y, z], a=a, b=b)
+    arrays = {
+        "a": random.normal(size=(67, 48)).astype(np.float32),
+        "b": random.normal(size=(67, 40)).astype(np.float32),
+    }
+    arrays["a"][:, 3] = 0
+    weights.attach(model, arrays.__getitem__)
+    assert integer.quantize(model) == 2
+    assert [node.op_type for node in model.graph].count("QuantizeLinear") == 1
+    given = (random.standard_t(3, size=(5, 67)) * 10 ** np.arange(5)[:, None]).astype(np.float32)
+    given[2] = 0
+    weights.save(model, tmp_path / "model.onnx")
+    session = session_of(tmp_path / "model.onnx")
+    ours = session.run(None, {"x": given})
+    largest = np.maximum(np.abs(given).max(-1, keepdims=True), 1e-38)
+    numbers = np.rint(given / largest * np.float32(127))
+    for result, w in zip(ours, arrays.values()):
+        values, scales = integer.quantized(w.T)
+        assert np.abs(values * scales[:, None] - w.T).max() <= scales.max() / 2 * 1.001
+        assert np.allclose(result, numbers @ values.T * scales * largest / 127, rtol=1e-5, atol=1e-6)
+        assert (result[2] == 0).all()
+    for row in range(5):
+        alone = session.run(None, {"x": given[row : row + 1]})
+        assert all((one == some[row]).all() for one, some in zip(alone, ours))
+
+
+def test_products_of_integers_do_not_overflow(tmp_path: Path):
+    """All numbers as large as they can be: sums of two products are beyond 16 bits."""
+    x, w, y = value("x", "n", 64), value("w", 64, 16), value("y", "n", 16)
+    model = graph([ir.node("MatMul", [x, w], outputs=[y])], [x], [y], w=w)
+    weights.attach(model, lambda name: np.full((64, 16), 2.0, np.float32))
+    integer.quantize(model)
+    weights.save(model, tmp_path / "model.onnx")
+    (result,) = session_of(tmp_path / "model.onnx").run(None, {"x": np.full((3, 64), 5.0, np.float32)})
+    assert np.allclose(result, 640)
 
 
 def test_a_graph_in_parts_does_what_it_does_whole(tmp_path: Path):

@@ -1,0 +1,99 @@
+"""Products of whole numbers: weights as int8 with a scale a column, rows of activations as 8-bit integers on the way.
+
+For graphs that multiply many rows at a time, as vision encoders do. There it is about twice as fast as products with
+8-bit blocks (`quantize`) on a CPU without dot products of bytes, and faster than float32, at the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from .quantize import products, replace
+from .weights import Streamed, Weight, add_initializer, in_order, slices
+
+LARGEST = 127  #: the largest magnitude of a quantised number
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def quantize(model: ir.Model) -> int:
+    """Replace every MatMul with a weight (in, out) of the graph; returns how many there were.
+
+    A row x of activations becomes the whole numbers round(127 x / r), r its largest magnitude, so that a row's result
+    depends on no other row. The product in integers is exact; its columns are scaled by those of the weight, its rows
+    by r.
+    """
+    rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    replaced = 0
+    for node, weight in products(model):
+        activations = node.inputs[0]
+        if activations not in rows:
+            rows[activations] = _quantized_rows(model, node, activations)
+        numbers, largest = rows[activations]
+        columns = _Columns(weight.const_value)
+        values, scales = add_initializer(model, columns.values), add_initializer(model, columns.scales)
+        step, middle = _constant(model, 1 / LARGEST), _constant(model, LARGEST + 1, np.uint8)
+        inputs = [numbers, values, step, scales, middle]
+        product = ir.node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
+        scaled = ir.node("Mul", [product.outputs[0], largest])
+        product.outputs[0].name = f"{node.outputs[0].name}.product"
+        replace(model, node, [product, scaled])
+        replaced += 1
+    model.graph.opset_imports["com.microsoft"] = 1
+    return replaced
+
+
+def _quantized_rows(model: ir.Model, before: ir.Node, activations: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Whole numbers (..., in) as uint8, 128 being zero, and the largest magnitude of each row (..., 1)."""
+    magnitude = ir.node("Abs", [activations])
+    largest = ir.node("ReduceMax", [magnitude.outputs[0], _constant(model, -1, np.int64, (1,))], {"keepdims": 1})
+    divisor = ir.node("Max", [largest.outputs[0], _constant(model, TINY)])  # a row of zeros stays one
+    unit = ir.node("Div", [activations, divisor.outputs[0]])
+    middle = _constant(model, LARGEST + 1, np.uint8)
+    numbers = ir.node("QuantizeLinear", [unit.outputs[0], _constant(model, 1 / LARGEST), middle])
+    steps = {"magnitude": magnitude, "row_largest": largest, "divisor": divisor, "unit": unit, "numbers": numbers}
+    for name, node in steps.items():
+        node.outputs[0].name = f"{activations.name}.{name}"
+    model.graph.insert_before(before, list(steps.values()))
+    return numbers.outputs[0], divisor.outputs[0]
+
+
+def _constant(model: ir.Model, value: float, dtype: type = np.float32, shape: tuple[int, ...] = ()) -> ir.Value:
+    array = np.full(shape, value, dtype)
+    return add_initializer(model, ir.tensor(array, name=f"constant.{array.dtype.name}.{value:g}"))
+
+
+class _Columns:
+    """Whole numbers (in, out) of a weight and the scale of each column (out,), made when the first is written."""
+
+    def __init__(self, weight: Weight) -> None:
+        self._weight = weight
+        self._kept: list[np.ndarray] = []
+        rows, columns = weight.shape.numpy()
+        self.values = Streamed(f"{weight.name}.int8", ir.DataType.INT8, (rows, columns), self._values)
+        self.scales = Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, (columns,), self._scales)
+
+    def _values(self) -> Iterator[np.ndarray]:
+        shape = self._weight.shape.numpy()
+        parts = slices(shape[::-1])
+        values = np.empty(shape, np.int8)
+        self._kept = []
+        for some, (numbers, scales) in zip(parts, in_order(lambda part: quantized(self._weight.columns(part)), parts)):
+            values[:, some] = numbers.T
+            self._kept.append(scales)
+        yield values
+
+    def _scales(self) -> Iterator[np.ndarray]:
+        if not self._kept:
+            for _ in self._values():
+                pass
+        yield from self._kept
+        self._kept = []
+
+
+def quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of a weight, laid out as (out, in), as int8 of that shape, and the scale of each (out,)."""
+    scales = np.maximum(np.abs(weight).max(1), TINY) / np.float32(LARGEST)
+    return np.rint(weight / scales[:, None]).astype(np.int8), scales
