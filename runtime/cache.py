@@ -47,14 +47,18 @@ class Cache:
 
         Only what differs between the two is copied: the tokens since a row and its new place parted.
         """
-        places, length = np.arange(len(rows)), self.lengths.max()
-        before = self._written[:, :length]
-        differ = before[rows] != before[places]
-        moved = np.flatnonzero(differ.any(axis=1))
-        if len(moved):
-            start = differ.any(axis=0).argmax()
-            for buffer in (self._written[:, None, :, None], *self._buffers.values()):
-                buffer[moved, :, start:length] = buffer[rows[moved], :, start:length]
+        length = self.lengths[rows]
+        valid = np.arange(length.max()) < length[:, None]
+        before = self._written[:, : length.max()]
+        differ = (before[rows] != before[: len(rows)]) & valid
+        moves = [
+            (place, rows[place], slice(differ[place].argmax(), length[place]))
+            for place in np.flatnonzero(differ.any(axis=1))
+        ]
+        for buffer in (self._written[:, None, :, None], *self._buffers.values()):
+            parts = [buffer[row, :, tokens].copy() for _, row, tokens in moves]  # all read before one is written
+            for (place, _, tokens), part in zip(moves, parts):
+                buffer[place, :, tokens] = part
         resized = len(rows) != len(self.lengths)
         self.lengths = self.lengths[rows]
         return resized
