@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
 from .entities import Entity
 from .grounding import Box, draw
+from .limits import Limits
 from .model import VLM, load
 from .options import Options
 from .results import Generation
@@ -18,6 +19,7 @@ __all__ = [
     "Generation",
     "GenerationError",
     "InputError",
+    "Limits",
     "Options",
     "ProviderError",
     "Stream",

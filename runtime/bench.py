@@ -16,7 +16,7 @@ import numpy as np
 from ..graphs import InputError, contract
 from . import image
 from .cache import Cache
-from .model import VLM
+from .model import VLM, load
 from .prompt import Encoded
 
 PROMPT = "Describe the picture."
@@ -78,8 +78,8 @@ def measure(
         raise InputError(f"{new_tokens} tokens, {repeats} times, cannot be measured; give 2 or more, once or more")
     progress("load")
     start = time.perf_counter()
-    vlm = VLM(bundle, provider, threads)
-    load = time.perf_counter() - start
+    vlm = load(bundle, provider, threads)
+    loaded = time.perf_counter() - start
     given = picture if picture is not None else np.indices((*SIZE[::-1], 3)).sum(0).astype(np.uint8)
     prompt = vlm.manifest.proof.prompt if vlm.manifest.proof else PROMPT
     laps = []
@@ -93,7 +93,7 @@ def measure(
     spec, files = vlm.manifest.graphs[contract.DECODER], vlm.manifest.files
     weights = sum(file.size for name, file in files.items() if name.startswith(f"{contract.DECODER}.onnx"))
     return Figures(
-        load=load,
+        load=loaded,
         **seconds,
         tiles=sum(map(len, encoded.tiles)),
         prompt_tokens=len(encoded.ids),

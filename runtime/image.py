@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -15,52 +16,70 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..graphs import InputError
 from ..graphs.manifest import Pixels, Resize, Tiles
+from .limits import MAX_PIXELS
 from .resize import resize
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
+_warnings = threading.Lock()  #: `warnings.catch_warnings` changes what all threads see
 
-def read(image: ImageInput) -> Image.Image:
+
+def read(image: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A picture as RGB: files and bytes are turned upright by their EXIF tag, transparency is laid on white.
 
     Args:
         image: a path, the bytes of a file, a Pillow image (taken as it is) or an array (height, width, 3) of uint8.
+        max_pixels: a picture of more is refused before it is decoded.
 
     Raises:
-        InputError: if there is no such file, it is no picture, or the array has another shape or dtype.
+        InputError: if there is no such file, it is no picture or too large, or the array has another shape or dtype.
     """
     if isinstance(image, Image.Image):
+        check_size(*image.size, "the picture given", max_pixels)
         return _rgb(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(
                 f"a picture given as an array is (height, width, 3) of uint8, not {image.shape} of {image.dtype}"
             )
+        check_size(*image.shape[1::-1], "the array given", max_pixels)
         return Image.fromarray(image)
     if isinstance(image, bytes):
-        return _open(io.BytesIO(image), f"the {len(image)} bytes given")
+        return _open(io.BytesIO(image), f"the {len(image)} bytes given", max_pixels)
     if isinstance(image, (str, os.PathLike)):
         path = Path(image)
         if not path.exists():
             raise InputError(f"there is no picture {path}; check the path")
         if not path.is_file():
             raise InputError(f"{path} is no file; give the path of a picture")
-        return _open(path, str(path))
+        return _open(path, str(path), max_pixels)
     raise InputError(f"a picture is a path, bytes, a Pillow image or a uint8 array, not {type(image).__name__}")
 
 
-def _open(source: Path | io.BytesIO, name: str) -> Image.Image:
+def _open(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
-                return _rgb(ImageOps.exif_transpose(image))
+        with _warnings, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+            opened = Image.open(source)  # reads the header only
+        with opened as image:
+            check_size(*image.size, name, max_pixels)
+            return _rgb(ImageOps.exif_transpose(image))
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError(f"{name}: not a picture in a format that Pillow {Image.__version__} reads") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise InputError(f"{name}: too large ({error})") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{name}: the picture cannot be read: {error}") from None
+
+
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    """Raise an InputError for a picture of more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise InputError(
+            f"{name}: too large, {width} x {height} pixels; the limit max_pixels is {max_pixels}: give a smaller one"
+        )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

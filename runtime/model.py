@@ -15,39 +15,49 @@ from . import entities, grounding, image, video
 from .detokenize import Reader
 from .engine import Engine
 from .entities import PhraseBoxes
-from .inputs import Images, Request, Videos, is_batch, requests
+from .image import ImageInput
+from .inputs import Images, Media, Request, Videos, is_batch, requests
+from .limits import Limits
 from .options import Options, Settings, settle
 from .prompt import Encoded, PromptInput, Prompts
 from .results import Clock, Generation
 from .strategy import Answer, answer
 from .stream import Stream, fold
+from .video import VideoInput
 
 Size = tuple[int, int]
 
 
-def load(bundle: str | os.PathLike[str], provider: str = "auto", threads: int | None = None) -> VLM:
-    """Load a bundle.
+def load(
+    bundle: str | os.PathLike[str],
+    provider: str = "auto",
+    threads: int | None = None,
+    *,
+    limits: Limits | None = None,
+) -> VLM:
+    """Load a bundle. The model may be used from several threads at once.
 
     Args:
         bundle: the folder that an export wrote.
         provider: "auto" or "cpu".
         threads: threads for one operator; ONNX Runtime decides if None.
+        limits: what a call may ask for; those of `Limits()` if None.
 
     Raises:
         BundleError: if the bundle is incomplete, damaged or of another format.
         ProviderError: if the provider cannot be used.
     """
-    return VLM(Path(bundle), provider, threads)
+    return VLM(Path(bundle), provider, threads, limits or Limits())
 
 
 class VLM:
     """A loaded model. Use `load()`."""
 
-    def __init__(self, folder: Path, provider: str, threads: int | None) -> None:
-        self.manifest = manifest.load(folder)
+    def __init__(self, folder: Path, provider: str, threads: int | None, limits: Limits) -> None:
+        self.manifest, self.limits = manifest.load(folder), limits
         tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
         self._prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
-        self._engine = Engine(folder, self.manifest, provider, threads)
+        self._engine = Engine(folder, self.manifest, provider, threads, limits.vision_memory)
 
     @overload
     def generate(
@@ -121,12 +131,13 @@ class VLM:
         """Yield (number, id) of the answers on their way; return them when they have ended."""
         clock = Clock()
         prompts, sizes = zip(*(self._encode(request) for request in asked))
-        new_tokens = self._room(max(len(prompt.ids) for prompt in prompts), settings.max_new_tokens)
+        copies = max(settings.num_beams, settings.num_return_sequences)
+        new_tokens = self._room(prompts, settings.max_new_tokens, copies)
         settings = dataclasses.replace(settings, max_new_tokens=new_tokens)
         clock.lap("preprocess")
         rows = [self._engine.embed(prompt) for prompt in prompts]
         clock.lap("vision")
-        logits, run = self._engine.start(rows, new_tokens, max(settings.num_beams, settings.num_return_sequences))
+        logits, run = self._engine.start(rows, new_tokens, copies)
         clock.lap("prefill")
         found = yield from answer(
             logits, run.keep_and_step, [prompt.ids.tolist() for prompt in prompts], settings,
@@ -143,30 +154,39 @@ class VLM:
 
     def _encode(self, request: Request) -> tuple[Encoded, Size | None]:
         """The prompt of a request, and width and height of its first picture."""
-        opened = [image.read(picture) for picture in request.images]
-        tiles = [image.tiles(picture, self.manifest.image) for picture in opened]
-        recipe = self.manifest.video
-        if request.videos and recipe is None:
-            raise InputError(f"this model takes no videos, {len(request.videos)} given")
-        frames = [video.tiles(some, recipe) for some in request.videos] if recipe else []
-        prompt, format = request.prompt, self.manifest.grounding
-        if request.bboxes is not None:
+        self.limits.check_images(len(request.images) + len(request.videos))
+        media = self._media(request.images, request.videos)
+        return self._prompt(request.prompt, media, request.bboxes), media.size
+
+    def _media(self, images: Sequence[ImageInput], videos: Sequence[VideoInput]) -> Media:
+        """Pictures and videos as tiles."""
+        recipe, limit = self.manifest.video, self.limits.max_pixels
+        if videos and recipe is None:
+            raise InputError(f"this model takes no videos, {len(videos)} given")
+        frames = [video.tiles(some, recipe, limit) for some in videos] if recipe else []
+        tiles, sizes = [], []
+        for picture in images:
+            opened = image.read(picture, limit)
+            tiles.append(image.tiles(opened, self.manifest.image))
+            sizes.append(opened.size)
+        return Media(tiles, frames, sizes[0] if sizes else None)
+
+    def _prompt(self, prompt: PromptInput, media: Media, bboxes: PhraseBoxes | None) -> Encoded:
+        """A prompt about pictures and videos."""
+        format = self.manifest.grounding
+        if bboxes is not None:
             if not isinstance(format, manifest.PatchTokens) or not isinstance(prompt, str):
                 raise InputError("this model takes no bboxes; leave them out")
-            prompt = entities.with_boxes(prompt, request.bboxes, format)
-        return self._prompts.encode(prompt, tiles, frames), opened[0].size if opened else None
+            prompt = entities.with_boxes(prompt, bboxes, format)
+        return self._prompts.encode(prompt, media.images, media.videos)
 
-    def _room(self, prompt_tokens: int, max_new_tokens: int | None) -> int:
-        """How many tokens may be made after a prompt of that length."""
-        limits = self.manifest.generation
-        room = limits.max_positions - prompt_tokens
-        if room < (max_new_tokens or 1):
-            raise InputError(
-                f"the prompt has {prompt_tokens} tokens, pictures included, and the model {limits.max_positions}"
-                f" positions, so {max(0, room)} are left for an answer of {max_new_tokens or 'at least 1'};"
-                " shorten the prompt or ask for fewer tokens"
-            )
-        return max_new_tokens or min(room, limits.max_new_tokens)
+    def _room(self, prompts: Sequence[Encoded], max_new_tokens: int | None, copies: int) -> int:
+        """How many tokens may be made after prompts with `copies` answers each, if the limits allow it at all."""
+        longest, rows = max(len(prompt.ids) for prompt in prompts), len(prompts) * copies
+        new_tokens = self.limits.room(longest, max_new_tokens, self.manifest.generation)
+        tokens = longest + new_tokens
+        self.limits.check_memory(self._engine.cache_bytes(rows, tokens), rows, tokens)
+        return new_tokens
 
     def _generations(
         self, found: list[Answer], prompt: Encoded, size: Size | None, reader: Reader, timings: dict[str, float]

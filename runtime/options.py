@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from ..graphs import InputError
-from ..graphs.manifest import Generation as Limits
+from ..graphs.manifest import Generation
 
 
 class Options(TypedDict, total=False):
@@ -98,7 +98,7 @@ class Settings:
             )  # fmt: skip
 
 
-def settle(options: Options, bundle: Limits) -> Settings:
+def settle(options: Options, bundle: Generation) -> Settings:
     """The settings of a call.
 
     Raises:

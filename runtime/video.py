@@ -14,21 +14,24 @@ from PIL import Image
 from ..graphs import InputError
 from ..graphs.manifest import Video
 from . import image
+from .limits import MAX_PIXELS
 
 VideoInput: TypeAlias = "str | os.PathLike[str] | np.ndarray"
 
 
-def tiles(video: VideoInput, recipe: Video) -> np.ndarray:
+def tiles(video: VideoInput, recipe: Video, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The sampled frames of a video as tiles, (frames, 3, height, width) of float32.
 
     Args:
         video: the path of a file, the path of a folder with a picture a frame (in the order of their names, numbers by
             value) or an array (frames, height, width, 3) of uint8.
+        max_pixels: frames of more are refused before they are decoded.
 
     Raises:
-        InputError: if there is no such file, it has no frames, or the array has another shape or dtype.
+        InputError: if there is no such file, it has no frames or too large ones, or the array has another shape or
+            dtype.
     """
-    return np.concatenate([image.tiles(frame, recipe.tile) for frame in frames(video, recipe.frames)])
+    return np.concatenate([image.tiles(frame, recipe.tile) for frame in frames(video, recipe.frames, max_pixels)])
 
 
 def sample(total: int, count: int) -> list[int]:
@@ -36,14 +39,14 @@ def sample(total: int, count: int) -> list[int]:
     return [index * total // count for index in range(count)] if total > count else list(range(total))
 
 
-def frames(video: VideoInput, count: int) -> list[Image.Image]:
+def frames(video: VideoInput, count: int, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
     """At most `count` frames of a video, RGB."""
     if isinstance(video, np.ndarray):
         if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
             raise InputError(
                 f"a video given as an array is (frames, height, width, 3) of uint8, not {video.shape} of {video.dtype}"
             )
-        return [Image.fromarray(video[index]) for index in sample(len(video), count)]
+        return [image.read(video[index], max_pixels) for index in sample(len(video), count)]
     if not isinstance(video, (str, os.PathLike)):
         raise InputError(f"a video is a path or a uint8 array, not {type(video).__name__}")
     path = Path(video)
@@ -51,10 +54,10 @@ def frames(video: VideoInput, count: int) -> list[Image.Image]:
         found = sorted((file for file in path.iterdir() if _is_picture(file)), key=_by_number)
         if not found:
             raise InputError(f"{path} has no pictures in it; a folder given as a video has a picture a frame")
-        return [image.read(found[index]) for index in sample(len(found), count)]
+        return [image.read(found[index], max_pixels) for index in sample(len(found), count)]
     if not path.exists():
         raise InputError(f"there is no video {path}; check the path")
-    return _decoded(path, count)
+    return _decoded(path, count, max_pixels)
 
 
 def _is_picture(file: Path) -> bool:
@@ -65,7 +68,7 @@ def _by_number(file: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
 
-def _decoded(path: Path, count: int) -> list[Image.Image]:
+def _decoded(path: Path, count: int, max_pixels: int) -> list[Image.Image]:
     try:
         import av
     except ImportError:
@@ -74,8 +77,10 @@ def _decoded(path: Path, count: int) -> list[Image.Image]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: the file has no video in it")
+            stream = container.streams.video[0]
+            image.check_size(stream.width, stream.height, str(path), max_pixels)
             # Some formats do not store the number of frames: count them then.
-            total = container.streams.video[0].frames or sum(1 for _ in container.decode(video=0))
+            total = stream.frames or sum(1 for _ in container.decode(video=0))
             container.seek(0)
             wanted = set(sample(total, count))
             decoded = islice(container.decode(video=0), max(wanted, default=-1) + 1)

@@ -11,6 +11,7 @@ from onnx_vlm.graphs.manifest import Pixels, Resize
 from onnx_vlm.runtime import InputError
 from onnx_vlm.runtime.image import read, tiles
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 RECIPE = Resize("resize", 14, 28, Pixels("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
@@ -80,9 +81,21 @@ def test_other_values_are_refused(value: object):
         read(value)
 
 
-def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, picture: Image.Image):
+def test_pictures_that_are_too_large_are_refused(picture: Image.Image):
     file = io.BytesIO()
     picture.save(file, "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    size = f"{picture.width} x {picture.height}"
+    for given in (file.getvalue(), picture, np.asarray(picture)):
+        with pytest.raises(InputError, match=f"too large, {size} pixels; the limit max_pixels is 1000"):
+            read(given, max_pixels=1000)
+        read(given, max_pixels=picture.width * picture.height)
+
+
+@pytest.mark.parametrize("side", [10_000, 17_500])
+def test_a_decompression_bomb_is_refused_unread(side: int, monkeypatch: pytest.MonkeyPatch):
+    """Some kilobytes that hold 100 million pixels, and 306 million, which are too many for Pillow."""
+    file = io.BytesIO()
+    Image.new("1", (side, side)).save(file, "PNG")
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("the file is decoded"))
     with pytest.raises(InputError, match="too large"):
         read(file.getvalue())

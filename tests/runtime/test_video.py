@@ -58,6 +58,16 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path):
             frames(value, 4)
 
 
+def test_frames_that_are_too_large_are_refused(assets: Path, tmp_path: Path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "1.png")
+    for video, size in (
+        (np.zeros((2, 40, 40, 3), np.uint8), "40 x 40"), (tmp_path, "40 x 40"),
+        (assets / "video" / "dog.mp4", "256 x 256"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"{size} pixels; the limit max_pixels is 1599"):
+            frames(video, 4, max_pixels=1599)
+
+
 def test_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "film.mp4").write_text("")
