@@ -99,6 +99,7 @@ def generate(
     length_penalty: Annotated[float | None, typer.Option(help="With beams: above 0 favours long answers.")] = None,
     early_stopping: Annotated[bool | None, typer.Option(help="With beams: stop once so many have ended.")] = None,
     bboxes: Annotated[str | None, typer.Option(help="Boxes of the prompt's phrases, as JSON.")] = None,
+    embedding_folder: Annotated[Path | None, typer.Option(help="Keep what pictures are encoded to here.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Write the picture with the boxes of the answer here.")] = None,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Print as it comes.", show_default="on a terminal")
@@ -110,7 +111,7 @@ def generate(
 
     if draw is not None:
         _check_drawing(draw, image)
-    vlm = model.load(bundle, provider, threads)
+    vlm = model.load(bundle, provider, threads, embedding_folder=embedding_folder)
     options = {
         "max_new_tokens": max_new_tokens, "stop": stop, "do_sample": do_sample, "temperature": temperature,
         "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "repetition_penalty": repetition_penalty,

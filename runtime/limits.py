@@ -25,6 +25,8 @@ class Limits:
         max_memory: bytes of the KV cache of a call; None for the memory that the machine has.
         vision_memory: bytes that the vision encoder may take. Pictures are encoded together as far as they are enough,
             at least a tile at a time.
+        embedding_memory: bytes of image embeddings that are kept, so that the same picture is not encoded again; 0 for
+            none. The least recently used go first.
     """
 
     max_prompt_tokens: int | None = None
@@ -33,12 +35,14 @@ class Limits:
     max_pixels: int = MAX_PIXELS
     max_memory: int | None = None
     vision_memory: int = 1 << 30
+    embedding_memory: int = 1 << 28
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, optional = getattr(self, field.name), field.default is None
-            if not ((value is None and optional) or (type(value) is int and value >= 1)):
-                raise InputError(f"{field.name} is {value!r}; give 1 or more" + (", or None" if optional else ""))
+            least = 0 if field.name == "embedding_memory" else 1
+            if not ((value is None and optional) or (type(value) is int and value >= least)):
+                raise InputError(f"{field.name} is {value!r}; give {least} or more" + (", or None" if optional else ""))
 
     def check_images(self, number: int) -> None:
         """Raise an InputError for more pictures and videos than a prompt may have."""

@@ -13,7 +13,8 @@ import numpy as np
 from ..graphs import InputError, contract, manifest
 from . import entities, grounding, image, video
 from .detokenize import Reader
-from .engine import Engine
+from .embeddings import Embeddings
+from .engine import Engine, Run
 from .entities import PhraseBoxes
 from .image import ImageInput
 from .inputs import Images, Media, Request, Videos, is_batch, requests
@@ -34,6 +35,7 @@ def load(
     threads: int | None = None,
     *,
     limits: Limits | None = None,
+    embedding_folder: str | os.PathLike[str] | None = None,
 ) -> VLM:
     """Load a bundle. The model may be used from several threads at once.
 
@@ -42,22 +44,37 @@ def load(
         provider: "auto" or "cpu".
         threads: threads for one operator; ONNX Runtime decides if None.
         limits: what a call may ask for; those of `Limits()` if None.
+        embedding_folder: where image embeddings are kept on disk too, for other processes and later ones, without a
+            limit. None for nowhere.
 
     Raises:
         BundleError: if the bundle is incomplete, damaged or of another format.
+        InputError: if the folder for embeddings cannot be made.
         ProviderError: if the provider cannot be used.
     """
-    return VLM(Path(bundle), provider, threads, limits or Limits())
+    return VLM(Path(bundle), provider, threads, limits or Limits(), embedding_folder)
 
 
 class VLM:
     """A loaded model. Use `load()`."""
 
-    def __init__(self, folder: Path, provider: str, threads: int | None, limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        provider: str,
+        threads: int | None,
+        limits: Limits,
+        embedding_folder: str | os.PathLike[str] | None,
+    ) -> None:
         self.manifest, self.limits = manifest.load(folder), limits
         tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
         self._prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
         self._engine = Engine(folder, self.manifest, provider, threads, limits.vision_memory)
+        encoders, files = (contract.VISION_ENCODER, contract.PROJECTOR), self.manifest.files.items()
+        self._embeddings = Embeddings(
+            self._engine.encode_images, limits.embedding_memory, embedding_folder,
+            model=" ".join(file.sha256 for name, file in files if name.startswith(encoders)),
+        )  # fmt: skip
 
     @overload
     def generate(
@@ -135,10 +152,7 @@ class VLM:
         new_tokens = self._room(prompts, settings.max_new_tokens, copies)
         settings = dataclasses.replace(settings, max_new_tokens=new_tokens)
         clock.lap("preprocess")
-        rows = [self._engine.embed(prompt) for prompt in prompts]
-        clock.lap("vision")
-        logits, run = self._engine.start(rows, new_tokens, copies)
-        clock.lap("prefill")
+        logits, run = self._start(prompts, new_tokens, copies, clock)
         found = yield from answer(
             logits, run.keep_and_step, [prompt.ids.tolist() for prompt in prompts], settings,
             self.manifest.generation.eos_token_ids, [reader.stops] if reader.stops else [],
@@ -147,6 +161,18 @@ class VLM:
         decoded = sum(len(one.ids) - 1 for some in found for one in some)
         timings = clock.laps | {"tokens_per_second": decoded / clock.laps["decode"]}
         return [self._generations(*row, reader, timings) for row in zip(found, prompts, sizes)]
+
+    def _start(self, prompts: Sequence[Encoded], new_tokens: int, copies: int, clock: Clock) -> tuple[np.ndarray, Run]:
+        """Prefill prompts with room for `copies` answers each; the logits (prompts, vocab) after them, and the run.
+
+        The pictures of all of them are encoded together.
+        """
+        embeds = iter(self._embeddings([tiles for prompt in prompts for tiles in prompt.tiles]))
+        rows = [self._engine.merge(prompt, [next(embeds) for _ in prompt.tiles]) for prompt in prompts]
+        clock.lap("vision")
+        started = self._engine.start(rows, new_tokens, copies)
+        clock.lap("prefill")
+        return started
 
     def _reader(self, settings: Settings) -> Reader:
         tagged = isinstance(self.manifest.grounding, manifest.PatchTokens)

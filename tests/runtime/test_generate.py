@@ -223,9 +223,11 @@ def test_the_command_prints_json_and_draws(bundle: Path, picture: Path, vlm: VLM
     thing = shapes.scene(shapes.HELD_OUT).things[0]
     drawing = tmp_path / "boxes.png"
     done = run_command(
-        "generate", bundle, f"detect {thing.name}", "--image", picture, "--json", "--draw", drawing, "--threads", 1
-    )
+        "generate", bundle, f"detect {thing.name}", "--image", picture, "--json", "--draw", drawing, "--threads", 1,
+        "--embedding-folder", tmp_path / "embeddings",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "embeddings").glob("*.npy"))) == 1
     answer = json.loads(done.stdout)
     assert answer["token_ids"] == vlm.generate(f"detect {thing.name}", picture).token_ids
     assert answer["boxes"][0]["label"] == thing.name
