@@ -8,7 +8,7 @@ from .grounding import Box, draw
 from .limits import Limits
 from .model import VLM, load
 from .options import Options
-from .results import Generation
+from .results import Generation, Score
 from .stream import Stream
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Limits",
     "Options",
     "ProviderError",
+    "Score",
     "Stream",
     "VLMError",
     "draw",

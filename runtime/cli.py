@@ -108,6 +108,7 @@ def generate(
 ) -> None:
     """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
     from . import describe, grounding, model
+    from .image import read
 
     if draw is not None:
         _check_drawing(draw, image)
@@ -125,7 +126,7 @@ def generate(
             print(piece, end="", flush=True)
     answer = pieces.generation
     if draw is not None and image:
-        grounding.draw(model.image.read(image[0]), answer.boxes).save(draw)
+        grounding.draw(read(image[0]), answer.boxes).save(draw)
     if as_json:
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from ..graphs import InputError
 from .entities import PhraseBoxes
 from .image import ImageInput
@@ -26,15 +24,6 @@ class Request:
     images: list[ImageInput]
     videos: list[VideoInput]
     bboxes: PhraseBoxes | None
-
-
-@dataclass(frozen=True)
-class Media:
-    """Pictures and videos as tiles (tiles, 3, height, width) each, and width and height of the first picture."""
-
-    images: list[np.ndarray]
-    videos: list[np.ndarray]
-    size: tuple[int, int] | None
 
 
 def is_batch(prompt: Any) -> bool:

@@ -11,20 +11,20 @@ from typing import Unpack, overload
 import numpy as np
 
 from ..graphs import InputError, contract, manifest
-from . import entities, grounding, image, video
+from . import entities, grounding, media
 from .detokenize import Reader
 from .embeddings import Embeddings
 from .engine import Engine, Run
 from .entities import PhraseBoxes
-from .image import ImageInput
-from .inputs import Images, Media, Request, Videos, is_batch, requests
+from .inputs import Images, Request, Videos, is_batch, requests
 from .limits import Limits
+from .media import Media
 from .options import Options, Settings, settle
 from .prompt import Encoded, PromptInput, Prompts
-from .results import Clock, Generation
+from .results import Clock, Generation, Score
+from .scoring import score
 from .strategy import Answer, answer
 from .stream import Stream, fold
-from .video import VideoInput
 
 Size = tuple[int, int]
 
@@ -162,6 +162,41 @@ class VLM:
         timings = clock.laps | {"tokens_per_second": decoded / clock.laps["decode"]}
         return [self._generations(*row, reader, timings) for row in zip(found, prompts, sizes)]
 
+    def score(
+        self,
+        prompt: PromptInput,
+        images: Images | None = None,
+        candidates: Sequence[str] = (),
+        *,
+        videos: Videos | None = None,
+        bboxes: PhraseBoxes | None = None,
+    ) -> list[Score]:
+        """How likely given answers to a prompt are, without making any: to choose among labels.
+
+        Args:
+            prompt, images, videos, bboxes: of one prompt, as for `generate`.
+            candidates: the answers' texts, each made into tokens on its own.
+
+        Returns:
+            A score for each candidate, in their order, of the model's own logits, which no option changes.
+
+        Raises:
+            InputError: as `generate`, and for candidates that are none.
+        """
+        if is_batch(prompt):
+            raise InputError("candidates are scored for one prompt; call score for each of several")
+        if isinstance(candidates, str) or not candidates or not all(isinstance(one, str) for one in candidates):
+            raise InputError(f"candidates are a list of texts, at least one, not {candidates!r:.80}")
+        ids, ends = [self._prompts.ids(text) for text in candidates], self.manifest.generation.eos_token_ids
+        if any(token in ends for one in ids for token in one):
+            raise InputError(f"an end token is in candidates {candidates!r:.80}; leave it out, it is added to each")
+        (request,) = requests(prompt, images, videos, bboxes)
+        encoded, _ = self._encode(request)
+        room = self._room([encoded], max(map(len, ids)) + 1, len(ids))
+        logits, run = self._start([encoded], room, len(ids), Clock())
+        likely = score(logits, run.keep_and_step, ids, ends)
+        return [Score(*one) for one in zip(candidates, map(sum, likely), ids, likely)]
+
     def _start(self, prompts: Sequence[Encoded], new_tokens: int, copies: int, clock: Clock) -> tuple[np.ndarray, Run]:
         """Prefill prompts with room for `copies` answers each; the logits (prompts, vocab) after them, and the run.
 
@@ -180,31 +215,17 @@ class VLM:
 
     def _encode(self, request: Request) -> tuple[Encoded, Size | None]:
         """The prompt of a request, and width and height of its first picture."""
-        self.limits.check_images(len(request.images) + len(request.videos))
-        media = self._media(request.images, request.videos)
-        return self._prompt(request.prompt, media, request.bboxes), media.size
+        read = media.read(request.images, request.videos, self.manifest, self.limits)
+        return self._prompt(request.prompt, read, request.bboxes), read.size
 
-    def _media(self, images: Sequence[ImageInput], videos: Sequence[VideoInput]) -> Media:
-        """Pictures and videos as tiles."""
-        recipe, limit = self.manifest.video, self.limits.max_pixels
-        if videos and recipe is None:
-            raise InputError(f"this model takes no videos, {len(videos)} given")
-        frames = [video.tiles(some, recipe, limit) for some in videos] if recipe else []
-        tiles, sizes = [], []
-        for picture in images:
-            opened = image.read(picture, limit)
-            tiles.append(image.tiles(opened, self.manifest.image))
-            sizes.append(opened.size)
-        return Media(tiles, frames, sizes[0] if sizes else None)
-
-    def _prompt(self, prompt: PromptInput, media: Media, bboxes: PhraseBoxes | None) -> Encoded:
+    def _prompt(self, prompt: PromptInput, about: Media, bboxes: PhraseBoxes | None) -> Encoded:
         """A prompt about pictures and videos."""
         format = self.manifest.grounding
         if bboxes is not None:
             if not isinstance(format, manifest.PatchTokens) or not isinstance(prompt, str):
                 raise InputError("this model takes no bboxes; leave them out")
             prompt = entities.with_boxes(prompt, bboxes, format)
-        return self._prompts.encode(prompt, media.images, media.videos)
+        return self._prompts.encode(prompt, about.images, about.videos)
 
     def _room(self, prompts: Sequence[Encoded], max_new_tokens: int | None, copies: int) -> int:
         """How many tokens may be made after prompts with `copies` answers each, if the limits allow it at all."""

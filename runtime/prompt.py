@@ -77,12 +77,12 @@ class Prompts:
             raise InputError("this model answers about pictures; give at least one")
         if format.max_images is not None and len(images) > format.max_images:
             raise InputError(f"this model takes at most {format.max_images} picture a prompt, {len(images)} given")
-        text = self._ids(format.before + (prompt.strip() if format.strip else prompt) + format.after)
+        text = self.ids(format.before + (prompt.strip() if format.strip else prompt) + format.after)
         if format.image_token_id in text:
             raise InputError(f"the prompt has {format.image} in it; placeholders are added for the pictures given")
-        ids, places = self._ids(format.start), [False] * len(self._ids(format.start))
+        ids, places = self.ids(format.start), [False] * len(self.ids(format.start))
         for tiles in images:
-            around = self._ids(format.image_start), self._ids(format.image_end)
+            around = self.ids(format.image_start), self.ids(format.image_end)
             tokens = len(tiles) * self._tile_tokens
             ids += [*around[0], *[format.image_token_id] * tokens, *around[1]]
             places += [False] * len(around[0]) + [True] * tokens + [False] * len(around[1])
@@ -102,10 +102,11 @@ class Prompts:
                 raise InputError(f"the prompt has {piece} in it; placeholders are added for what is given")
             tiles.append(some)
             pieces[2 * index + 1] = piece * len(some) * self._tile_tokens
-        ids = np.array(self._ids("".join(pieces)), np.int64)
+        ids = np.array(self.ids("".join(pieces)), np.int64)
         return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), tiles)
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text, nothing added."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -40,6 +40,23 @@ class Generation:
     timings: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Score:
+    """How likely an answer is.
+
+    Attributes:
+        text: the answer.
+        log_probability: of all of it and its end: the sum of `log_probabilities`.
+        token_ids: its ids, without an end token.
+        log_probabilities: of each id after the prompt and the ids before it, and at last of the answer ending there.
+    """
+
+    text: str
+    log_probability: float
+    token_ids: list[int]
+    log_probabilities: list[float]
+
+
 class Clock:
     """Seconds between laps."""
 

@@ -157,3 +157,23 @@ def test_stop_strings(pair: tuple[VLM, Source, list[Request]]):
         assert answer.text == whole.text.partition(stop)[0].strip()
         stream = vlm.stream(requests[0].prompt, requests[0].images, max_new_tokens=NEW_TOKENS, stop=stop)
         assert "".join(stream) == answer.text
+
+
+@torch.inference_mode()
+def test_scores_are_those_of_the_source(pair: tuple[VLM, Source, list[Request]]):
+    """Each candidate and an end token forced upon the source's own generation, by its logits."""
+    vlm, source, requests = pair
+    end = vlm.manifest.generation.eos_token_ids[0]
+    for request in requests[:2]:
+        candidates = ["a red circle", "2", vlm.generate(request.prompt, request.images).text]
+        inputs = source.inputs(request)
+        length = inputs["input_ids"].shape[1]
+        for score in vlm.score(request.prompt, request.images, candidates):
+            forced = [*score.token_ids, end]
+            out = source.generate(
+                inputs, max_new_tokens=len(forced), do_sample=False, return_dict_in_generate=True, output_logits=True,
+                prefix_allowed_tokens_fn=lambda _, ids, forced=forced, length=length: [forced[len(ids) - length]],
+            )  # fmt: skip
+            likely = torch.cat(out.logits).double().log_softmax(-1)
+            truth = [float(row[token]) for row, token in zip(likely, forced, strict=True)]
+            assert score.log_probabilities == pytest.approx(truth, abs=1e-4)

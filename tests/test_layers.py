@@ -25,7 +25,7 @@ def sources(room: str) -> list[Path]:
 def test_public_names():
     assert onnx_vlm.runtime.__all__ == [
         "VLM", "Box", "BundleError", "Entity", "Generation", "GenerationError", "InputError", "Limits",
-        "Options", "ProviderError", "Stream", "VLMError", "draw", "load",
+        "Options", "ProviderError", "Score", "Stream", "VLMError", "draw", "load",
     ]  # fmt: skip
     assert onnx_vlm.export.__all__ == ["export_model", "register"]
     for module in (onnx_vlm.graphs, onnx_vlm.export, onnx_vlm.runtime):
