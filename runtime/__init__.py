@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
+from .conversation import Chat
 from .entities import Entity
 from .grounding import Box, draw
 from .limits import Limits
@@ -15,6 +16,7 @@ __all__ = [
     "VLM",
     "Box",
     "BundleError",
+    "Chat",
     "Entity",
     "Generation",
     "GenerationError",

@@ -17,7 +17,7 @@ class Cache:
     """
 
     def __init__(self, spec: GraphSpec, batch: int, rows: int, capacity: int) -> None:
-        self.capacity = capacity
+        self._spec, self.capacity = spec, capacity
         self.lengths = np.zeros(batch, np.int32)
         # Which call wrote each token: rows hold the same where they have the same numbers.
         self._written = np.zeros((rows, capacity), np.int64)
@@ -62,6 +62,20 @@ class Cache:
         resized = len(rows) != len(self.lengths)
         self.lengths = self.lengths[rows]
         return resized
+
+    def cut(self, length: int, rows: int, capacity: int) -> Cache:
+        """A cache with the first `length` tokens of the first row, and the room that is asked for.
+
+        It is this one if that has the room; use no other after it.
+        """
+        cache = self
+        if rows > len(self._written) or capacity > self.capacity:
+            cache = Cache(self._spec, 1, rows, capacity)
+            for buffer, mine in zip(cache._buffers.values(), self._buffers.values()):
+                buffer[0, :, :length] = mine[0, :, :length]
+            cache._written[0, :length] = -1  # not what is in the other rows
+        cache.lengths = np.array([length], np.int32)
+        return cache
 
     def extend(self, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Count `lengths` (batch,) new tokens a row in, and return what the graph must be told of that."""

@@ -90,19 +90,31 @@ class Engine:
         run = Run(self, cache)
         return run.feed(merge.pad_right(prompts), lengths), run
 
+    def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[np.ndarray, Run]:
+        """Go on from the first `length` tokens of a run's first row with `rest` (tokens, hidden), the end of a prompt.
+
+        As `start` of the whole prompt, where a token sees only what stands before it. `run` is used up.
+        """
+        run = Run(self, run.cache.cut(length, copies, length + len(rest) + new_tokens))
+        return run.feed(rest[None], np.array([len(rest)])), run
+
+    def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
+        """Embeddings (..., hidden) of ids (...), none of them of a picture."""
+        return merge.embed(self._table, ids, self.manifest.embedding)
+
 
 class Run:
     """One batch on its way: its cache and what is bound to it."""
 
     def __init__(self, engine: Engine, cache: Cache) -> None:
-        self._engine, self._cache = engine, cache
+        self._engine, self.cache = engine, cache
         self._binding = engine._decoder.binding()
         self._binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
         cache.bind(self._binding)
 
     def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Run `inputs_embeds` (batch, sequence, hidden), `lengths` (batch,) of it valid; logits (batch, vocab)."""
-        inputs = self._cache.extend(lengths)
+        inputs = self.cache.extend(lengths)
         inputs[contract.INPUTS_EMBEDS] = inputs_embeds
         inputs[contract.LOGITS_INDICES] = lengths[:, None] - 1
         for name, value in inputs.items():
@@ -113,11 +125,10 @@ class Run:
 
     def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Go on with `rows` (new batch,) of the batch, some perhaps several times, and append one id to each."""
-        if self._cache.keep(rows):
-            self._cache.bind(self._binding)
+        if self.cache.keep(rows):
+            self.cache.bind(self._binding)
         return self.step(ids)
 
     def step(self, ids: np.ndarray) -> np.ndarray:
         """Append one id a row (batch,); the logits (batch, vocab) after it."""
-        embeds = merge.embed(self._engine._table, ids[:, None], self._engine.manifest.embedding)
-        return self.feed(embeds, np.ones(len(ids), np.int64))
+        return self.feed(self._engine.embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))

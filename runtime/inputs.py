@@ -49,7 +49,7 @@ def requests(
     columns = [
         _entries(*column, len(prompt)) for column in (("images", images), ("videos", videos), ("bboxes", bboxes))
     ]
-    return [_request(one, _listed(some), _listed(moving), boxes) for one, some, moving, boxes in zip(prompt, *columns)]
+    return [_request(one, listed(some), listed(moving), boxes) for one, some, moving, boxes in zip(prompt, *columns)]
 
 
 def _entries(name: str, given: Any, prompts: int) -> Sequence[Any]:
@@ -64,7 +64,8 @@ def _entries(name: str, given: Any, prompts: int) -> Sequence[Any]:
     return given
 
 
-def _listed(some: Any) -> list[Any]:
+def listed(some: Any) -> list[Any]:
+    """What a caller gave, as a list: nothing, one thing or several."""
     if some is None:
         return []
     return list(some) if isinstance(some, (list, tuple)) else [some]

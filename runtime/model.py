@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Unpack, overload
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..graphs import InputError, contract, manifest
 from . import entities, grounding, media
+from .conversation import Chat
 from .detokenize import Reader
 from .embeddings import Embeddings
 from .engine import Engine, Run
@@ -27,6 +28,8 @@ from .strategy import Answer, answer
 from .stream import Stream, fold
 
 Size = tuple[int, int]
+#: prefills prompts, with room for new tokens and for answers to each; returns logits (prompts, vocab) and the run
+Start = Callable[[Sequence[Encoded], int, int, Clock], tuple[np.ndarray, Run]]
 
 
 def load(
@@ -119,7 +122,8 @@ class VLM:
                 that cannot be.
         """
         settings = settle(options, self.manifest.generation)
-        answers = fold(self._answer(requests(prompt, images, videos, bboxes), settings, self._reader(settings)))
+        asked = requests(prompt, images, videos, bboxes)
+        answers = fold(self._answer(map(self._encode, asked), settings, self._reader(settings)))
         return answers if is_batch(prompt) else answers[0]
 
     def stream(
@@ -139,20 +143,38 @@ class VLM:
         settings = settle(options, self.manifest.generation)
         if is_batch(prompt) or settings.num_return_sequences > 1:
             raise InputError("a stream is of one answer to one prompt; use generate for several")
-        reader = self._reader(settings)
-        return Stream(self._answer(requests(prompt, images, videos, bboxes), settings, reader), reader)
+        reader, asked = self._reader(settings), requests(prompt, images, videos, bboxes)
+        return Stream(self._answer(map(self._encode, asked), settings, reader), reader)
+
+    def chat(self, images: Images | None = None, videos: Videos | None = None) -> Chat:
+        """A conversation about pictures and videos, as `generate` takes them: `chat.ask(...)` again and again.
+
+        They are encoded once. Where a token sees only what stands before it, the cache of earlier turns is kept.
+        """
+        return Chat(self, images, videos)
 
     def _answer(
-        self, asked: list[Request], settings: Settings, reader: Reader
+        self,
+        asked: Iterable[tuple[Encoded, Size | None]],
+        settings: Settings,
+        reader: Reader,
+        start: Start | None = None,
+        clock: Clock | None = None,
     ) -> Generator[list[tuple[int, int]], None, list[Generation]]:
-        """Yield (number, id) of the answers on their way; return them when they have ended."""
-        clock = Clock()
-        prompts, sizes = zip(*(self._encode(request) for request in asked))
+        """Yield (number, id) of the answers on their way; return them when they have ended.
+
+        Args:
+            asked: prompts, with width and height of the first picture of each.
+            start: prefills them, if not `_start`.
+            clock: has been running since the work began, if that was before.
+        """
+        clock = clock or Clock()
+        prompts, sizes = zip(*asked)
         copies = max(settings.num_beams, settings.num_return_sequences)
         new_tokens = self._room(prompts, settings.max_new_tokens, copies)
         settings = dataclasses.replace(settings, max_new_tokens=new_tokens)
         clock.lap("preprocess")
-        logits, run = self._start(prompts, new_tokens, copies, clock)
+        logits, run = (start or self._start)(prompts, new_tokens, copies, clock)
         found = yield from answer(
             logits, run.keep_and_step, [prompt.ids.tolist() for prompt in prompts], settings,
             self.manifest.generation.eos_token_ids, [reader.stops] if reader.stops else [],

@@ -42,6 +42,10 @@ class Graph:
         self.cache.keep(np.array(rows))
         self.rows = [list(self.rows[row]) for row in rows]
 
+    def cut(self, length: int, rows: int, capacity: int) -> None:
+        self.cache = self.cache.cut(length, rows, capacity)
+        self.rows = [self.rows[0][:length]]
+
     def check(self) -> None:
         assert self.cache.lengths.tolist() == [len(row) for row in self.rows]
         for buffer in self.cache._buffers.values():
@@ -60,6 +64,22 @@ def test_rows_hold_their_tokens_whatever_is_kept(data: st.DataObject):
         graph.keep(data.draw(kept))
         graph.check()
         graph.feed([1] * len(graph.rows))
+        graph.check()
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_a_row_goes_on_where_it_was_cut(data: st.DataObject):
+    """In the same buffers or in larger ones, whatever other rows held before."""
+    graph = Graph(Cache(SPEC, 1, data.draw(st.integers(1, ROWS)), 12))
+    for _ in range(3):
+        graph.feed([data.draw(st.integers(1, 3))])
+        rows = data.draw(st.integers(1, len(graph.cache._written)))
+        graph.keep(data.draw(st.lists(st.just(0), min_size=rows, max_size=rows)))
+        graph.feed([1] * rows)
+        graph.keep(data.draw(st.permutations(range(rows))))
+        length = data.draw(st.integers(1, len(graph.rows[0])))
+        graph.cut(length, data.draw(st.integers(1, ROWS)), length + 4 + data.draw(st.integers(0, 8)))
         graph.check()
 
 
