@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..graphs import InputError, VLMError
+from . import talk
 
 app = typer.Typer(
     help="Vision-language models as ONNX: export a checkpoint once, then ask about pictures without PyTorch.",
@@ -136,6 +137,10 @@ def generate(
     messages.print(describe.times(answer.timings), style="dim", soft_wrap=True)
     if draw is not None:
         messages.print(f"wrote [bold]{_plain(draw)}[/]")
+
+
+app.command()(talk.chat)
+app.command()(talk.score)
 
 
 @app.command()
