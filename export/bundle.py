@@ -28,7 +28,7 @@ def export_model(
     *,
     precision: str = "fp32",
     vision_precision: str | None = None,
-    block_size: int = 32,
+    block_size: int = 128,
     adapter: str | Path | None = None,
     overwrite: bool = False,
     prove: bool = True,

@@ -31,6 +31,7 @@ def optimize(model: ir.Model) -> None:
         onnx_fusions.fuse(model)
         tidy.drop_reshape_round_trips(model)
         _simplify(model)
+        tidy.rotate_whole_sequences(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)
     tidy.drop_metadata(model)

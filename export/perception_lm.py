@@ -1,16 +1,18 @@
 """PerceptionLM: timm's PE vision transformer on tiles and frames, a pooling projector, a Llama decoder.
 
 Parity notes. The class token, where the tower has one, is dropped before the projector. Thumbnail first, then tiles row
-by row. timm attends with PyTorch's own function, which is exported as the standard's Attention operator.
+by row. timm attends with PyTorch's own function, which is exported as the standard's Attention operator; it rotates
+queries and keys of patches, not of the class token.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
+import timm.layers.attention
 import timm.models.eva
 import torch
 from PIL import Image
@@ -37,7 +39,36 @@ class VisionEncoder(torch.nn.Module):
         self.dropped = int(drop_class_token)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.tower(pixel_values, return_dict=True).last_hidden_state[:, self.dropped :]
+        with _rotation_as_operator():
+            return self.tower(pixel_values, return_dict=True).last_hidden_state[:, self.dropped :]
+
+
+@contextmanager
+def _rotation_as_operator() -> Iterator[None]:
+    """While a tower is traced, not while it runs, its rotation is one operator."""
+    modules = (timm.layers.attention, timm.models.eva) if torch.compiler.is_exporting() else ()
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(replaced(module, apply_rot_embed_cat=rotate))
+        yield
+
+
+def rotate(x: torch.Tensor, emb: torch.Tensor, half: bool = False) -> torch.Tensor:
+    """timm's rotation: x is (tiles, heads, patches, head_dim), emb (patches, 2 * head_dim).
+
+    `emb` is sines, then cosines, each twice: side by side, or one half after the other if `half`.
+    """
+    width = x.shape[-1]
+    sin, cos = (part[:, : width // 2] if half else part[:, ::2] for part in emb.split(width, dim=-1))
+    inputs = (x, torch.zeros(1, dtype=torch.int64), cos, sin)
+    return torch.onnx.ops.symbolic(
+        "com.microsoft::RotaryEmbedding",
+        inputs,
+        {"interleaved": int(not half)},
+        dtype=x.dtype,
+        shape=x.shape,
+        version=1,
+    )
 
 
 def build(checkpoint: Checkpoint) -> Stages:

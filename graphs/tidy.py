@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from . import weights
 
 
 def drop_reshape_round_trips(model: ir.Model) -> int:
@@ -25,6 +28,47 @@ def drop_reshape_round_trips(model: ir.Model) -> int:
         dropped += 1
     RemoveUnusedNodesPass()(model)
     return dropped
+
+
+def rotate_whole_sequences(model: ir.Model) -> int:
+    """Rotate sequences whole whose first tokens were cut off and put back; returns how many.
+
+    The angle of those tokens becomes zero: rows of ones and zeros before the cosines and sines.
+    """
+    tables: dict[tuple[ir.Value, int], list[ir.Value]] = {}
+    changed = 0
+    for node in list(model.graph):
+        ends = [value.producer() if value is not None else None for value in node.inputs]
+        if node.op_type != "Concat" or [end.op_type if end else "" for end in ends] != ["Slice", "RotaryEmbedding"]:
+            continue
+        head, rotation = ends
+        rest = rotation.inputs[0].producer()
+        if rest is None or rest.op_type != "Slice" or rest.inputs[0] is not head.inputs[0]:
+            continue
+        kept, start = int(head.inputs[2].const_value.numpy().item()), int(rest.inputs[1].const_value.numpy().item())
+        if kept != start or head.inputs[0].shape != node.outputs[0].shape:
+            continue
+        cos, sin = rotation.inputs[2:4]
+        if (cos, kept) not in tables:
+            tables[cos, kept] = [_with_rows(model, node, kept, *part) for part in ((cos, 1.0), (sin, 0.0))]
+        inputs = [head.inputs[0], rotation.inputs[1], *tables[cos, kept]]
+        whole = ir.node("RotaryEmbedding", inputs, rotation.attributes, domain=rotation.domain)
+        old, new = node.outputs[0], whole.outputs[0]
+        new.name, new.type, new.shape = old.name, old.type, old.shape
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [whole], [old], [new])
+        changed += 1
+    RemoveUnusedNodesPass()(model)
+    return changed
+
+
+def _with_rows(model: ir.Model, before: ir.Node, rows: int, table: ir.Value, number: float) -> ir.Value:
+    """A table with `rows` rows of a number before its own."""
+    constant = ir.tensor(np.full((rows, table.shape[1]), number, np.float32), name=f"{table.name}.rows")
+    joined = ir.node("Concat", [weights.add_initializer(model, constant), table], {"axis": 0})
+    joined.outputs[0].name = f"{table.name}.whole"
+    joined.outputs[0].type, joined.outputs[0].shape = table.type, ir.Shape((rows + table.shape[0], table.shape[1]))
+    model.graph.insert_before(before, joined)
+    return joined.outputs[0]
 
 
 def drop_metadata(model: ir.Model) -> None:

@@ -50,7 +50,7 @@ def export(
     vision_precision: Annotated[
         str | None, typer.Option(help="Of the vision encoder.", show_default="int8 for int4, else as the decoder")
     ] = None,
-    block_size: Annotated[int, typer.Option(help="Weights that share a scale in int8 and int4: 32, 64 or 128.")] = 32,
+    block_size: Annotated[int, typer.Option(help="Weights that share a scale in int8 and int4: 32, 64 or 128.")] = 128,
     adapter: Annotated[
         str | None, typer.Option(help="LoRA adapter to merge: folder as PEFT saves it, or an id on the Hub.")
     ] = None,

@@ -1,0 +1,153 @@
+"""How fast bundles are beside other runtimes, in one run: a table of medians over interleaved rounds, and their ratios.
+
+    python tests/benchmarks/speed.py decoder BUNDLE --checkpoint CHECKPOINT --peers FOLDER [--python PYTHON]
+    python tests/benchmarks/speed.py vision  BUNDLE --checkpoint CHECKPOINT
+    python tests/benchmarks/speed.py answer  BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
+    python tests/benchmarks/speed.py scaling BUNDLE
+
+`real_size.py --keep` makes checkpoints and bundles of true dimensions, `peers.py` what the other runtimes load; PYTHON
+is the interpreter of the environment that they are installed in. Every contestant is a process that stays loaded and
+works with two threads, one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+DTYPES = ("bfloat16", "float32")
+
+
+class Worker:
+    """A contestant in a process of its own."""
+
+    def __init__(self, kind: str, model: Path, python: str = sys.executable, **settings: str | int) -> None:
+        given = [f"{key}={value}" for key, value in settings.items() if value is not None]
+        self._process = subprocess.Popen(
+            [python, str(HERE / "contestants.py"), kind, str(model), *given],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self._answer()
+
+    def ask(self, work: str, **asked: Any) -> dict[str, float]:
+        print(json.dumps({"work": work, **asked}), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{self._process.args} stopped with status {self._process.wait()}")
+        return json.loads(line)
+
+    def stop(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def interleaved(workers: dict[str, Worker], rounds: int, work: str, **asked: Any) -> dict[str, dict[str, float]]:
+    """What each contestant answers, the medians of `rounds`."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            found[name].append(worker.ask(work, **asked))
+    return {name: {key: median(one[key] for one in some) for key in some[0]} for name, some in found.items()}
+
+
+def row(what: str, ours: str, against: str, theirs: str, ratio: float) -> None:
+    print(f"| {what} | {ours} | {against} | {theirs} | {ratio:.2f} |", flush=True)
+
+
+def torches(options: argparse.Namespace) -> dict[str, Worker]:
+    return {
+        f"torch {dtype}": Worker("torch", options.checkpoint, dtype=dtype, max_tiles=options.tiles)
+        for dtype in options.dtypes
+    }
+
+
+def decoder(options: argparse.Namespace) -> None:
+    peers, python = options.peers, options.python
+    workers = {
+        "ours": Worker("ours", options.bundle),
+        "llama.cpp Q4_0": Worker("llama.cpp", peers / "llama.gguf", python),
+        "OpenVINO int4": Worker("openvino", peers / "openvino", python),
+        "onnxruntime-genai int4": Worker("genai", peers / "genai", python),
+        **torches(options),
+    }
+    weights = (options.bundle / "decoder.onnx.data").stat().st_size
+    for tokens in (256, 1024):
+        found = interleaved(workers, options.rounds, "decode", tokens=tokens, steps=16)
+        bandwidth = interleaved({"ours": workers["ours"]}, options.rounds, "bandwidth")["ours"]["bandwidth"]
+        ours = found.pop("ours")
+        for name, theirs in found.items():
+            a, b = tokens / ours["prefill"], tokens / theirs["prefill"]
+            row(f"prefill of {tokens} tokens", f"{a:.1f} tok/s", name, f"{b:.1f} tok/s", a / b)
+        for name, theirs in found.items():
+            a, b = 1 / ours["step"], 1 / theirs["step"]
+            row(f"decode after {tokens} tokens", f"{a:.1f} tok/s", name, f"{b:.1f} tok/s", a / b)
+        limit = bandwidth / weights
+        row(f"decode after {tokens} tokens", f"{1 / ours['step']:.1f} tok/s", "weights at the memory's speed",
+            f"{limit:.1f} tok/s", 1 / ours["step"] / limit)  # fmt: skip
+
+
+def vision(options: argparse.Namespace) -> None:
+    found = interleaved({"ours": Worker("ours", options.bundle), **torches(options)}, options.rounds, "vision", tiles=1)
+    ours = found.pop("ours")["vision"]
+    for name, theirs in found.items():
+        row("vision encoder, one tile", f"{ours:.2f} s", name, f"{theirs['vision']:.2f} s", theirs["vision"] / ours)
+
+
+def answer(options: argparse.Namespace) -> None:
+    workers = {"ours": Worker("ours", options.bundle, max_tiles=options.tiles), **torches(options)}
+    for new_tokens in (1, 64):
+        found = interleaved(workers, options.rounds, "answer", picture=str(options.picture), new_tokens=new_tokens)
+        assert len({one["prompt_tokens"] for one in found.values()}) == 1, found
+        ours = found.pop("ours")["answer"]
+        for name, theirs in found.items():
+            what = f"picture to {'first token' if new_tokens == 1 else f'{new_tokens} tokens'}"
+            row(what, f"{ours:.2f} s", name, f"{theirs['answer']:.2f} s", theirs["answer"] / ours)
+
+
+def scaling(options: argparse.Namespace) -> None:
+    size = sum(path.stat().st_size for path in options.bundle.rglob("*") if path.is_file())
+    fresh = []
+    for _ in range(options.rounds):
+        worker = Worker("ours", options.bundle)
+        fresh.append(worker.ask("loaded"))
+        worker.stop()
+    first, resident, peak = (median(one[key] for one in fresh) for key in ("first", "resident", "peak"))
+    row("load to first token", f"{first:.2f} s", "-", "-", 1)
+    row("memory then", f"{resident / 1e9:.2f} GB", "the bundle", f"{size / 1e9:.2f} GB", resident / size)
+    row("peak memory", f"{peak / 1e9:.2f} GB", "the bundle", f"{size / 1e9:.2f} GB", peak / size)
+    workers = {"ours": Worker("ours", options.bundle)}
+    found = [interleaved(workers, 1, "decode", tokens=64, steps=8, rows=rows) for rows in (1, 8) * options.rounds]
+    one, eight = (median(some["ours"]["step"] for some in found[start::2]) for start in (0, 1))
+    row("decode of 8 rows", f"{8 / eight:.1f} tok/s", "one row", f"{1 / one:.1f} tok/s", 8 * one / eight)
+    found = [interleaved(workers, 1, "decode", tokens=tokens, steps=8) for tokens in (100, 8000) * options.rounds]
+    short, long = (median(some["ours"]["step"] for some in found[start::2]) for start in (0, 1))
+    row("a token after 8000", f"{1e3 * long:.0f} ms", "after 100", f"{1e3 * short:.0f} ms", long / short)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section", choices=["decoder", "vision", "answer", "scaling"])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--tiles", type=int)
+    parser.add_argument("--dtypes", nargs="*", default=DTYPES, help="of PyTorch")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print("| what | ours | against | theirs | ratio |\n|---|---|---|---|---|", flush=True)
+    globals()[options.section](options)
+
+
+if __name__ == "__main__":
+    main()
