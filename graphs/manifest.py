@@ -16,7 +16,7 @@ from . import contract, strict
 from .contract import GraphSpec
 from .errors import BundleError
 
-FORMAT = 4
+FORMAT = 5
 FILE_NAME = "manifest.json"
 
 
@@ -136,13 +136,15 @@ class Generation:
 class LocationTokens:
     """Boxes in the answer's text: four tokens (`token` formatted with a bin) in the order of `edges`, then a label.
 
-    A coordinate is bin / `bins` of the picture's height or width. Several boxes are parted by `separator`. Tokens like
-    `code`, which say more of what is in a box, may stand before the label.
+    A coordinate is bin / `bins` of the picture's height or width. Several boxes are parted by `separator`. Before the
+    label may stand the `codes` tokens of a mask, `code` formatted with a number below `code_values`.
     """
 
     kind: Literal["locations"]
     token: str
     code: str
+    codes: int
+    code_values: int
     bins: int
     edges: tuple[str, str, str, str]
     separator: str

@@ -98,6 +98,7 @@ def generate(
     num_beams: Annotated[int | None, typer.Option(help="Follow so many answers for the likeliest as a whole.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="With beams: above 0 favours long answers.")] = None,
     early_stopping: Annotated[bool | None, typer.Option(help="With beams: stop once so many have ended.")] = None,
+    constrain: Annotated[str | None, typer.Option(help="boxes: an answer of boxes and labels alone.")] = None,
     bboxes: Annotated[str | None, typer.Option(help="Boxes of the prompt's phrases, as JSON.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Write the picture with the boxes of the answer here.")] = None,
     stream: Annotated[
@@ -115,7 +116,7 @@ def generate(
         "max_new_tokens": max_new_tokens, "stop": stop, "do_sample": do_sample, "temperature": temperature,
         "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size, "num_beams": num_beams, "length_penalty": length_penalty,
-        "early_stopping": early_stopping,
+        "early_stopping": early_stopping, "constrain": constrain,
     }  # fmt: skip
     pieces = vlm.stream(prompt, image, video, bboxes=_boxes(bboxes), **options)
     streaming = not as_json and (sys.stdout.isatty() if stream is None else stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from . import entities, grounding, image, video
 from .detokenize import Reader
 from .engine import Engine
 from .entities import PhraseBoxes
+from .grammar import Constraint, Grammar, grammar
 from .inputs import Images, Request, Videos, is_batch, requests
 from .options import Options, Settings, settle
 from .prompt import Encoded, PromptInput, Prompts
@@ -84,8 +86,8 @@ class VLM:
             bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
                 boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
             options: max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
-                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, seed:
-                see `Options`.
+                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, constrain,
+                seed: see `Options`.
 
         Raises:
             InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match, an option
@@ -123,19 +125,28 @@ class VLM:
         prompts, sizes = zip(*(self._encode(request) for request in asked))
         new_tokens = self._room(max(len(prompt.ids) for prompt in prompts), settings.max_new_tokens)
         settings = dataclasses.replace(settings, max_new_tokens=new_tokens)
+        ids = [prompt.ids.tolist() for prompt in prompts]
+        constraints = [Constraint(self._grammar, new_tokens, ids)] if settings.constrain else []
         clock.lap("preprocess")
         rows = [self._engine.embed(prompt) for prompt in prompts]
         clock.lap("vision")
         logits, run = self._engine.start(rows, new_tokens, max(settings.num_beams, settings.num_return_sequences))
         clock.lap("prefill")
         found = yield from answer(
-            logits, run.keep_and_step, [prompt.ids.tolist() for prompt in prompts], settings,
-            self.manifest.generation.eos_token_ids, [reader.stops] if reader.stops else [],
+            logits, run.keep_and_step, ids, settings,
+            self.manifest.generation.eos_token_ids, [reader.stops] if reader.stops else [], constraints,
         )  # fmt: skip
         clock.lap("decode")
         decoded = sum(len(one.ids) - 1 for some in found for one in some)
         timings = clock.laps | {"tokens_per_second": decoded / clock.laps["decode"]}
         return [self._generations(*row, reader, timings) for row in zip(found, prompts, sizes)]
+
+    @functools.cached_property
+    def _grammar(self) -> Grammar:
+        """Of answers with boxes, made when it is first asked for: it looks at the whole vocabulary."""
+        vocab = self.manifest.graphs[contract.DECODER].outputs[0].shape[-1]
+        ends = self.manifest.generation.eos_token_ids
+        return grammar(self.manifest.grounding, self._prompts.tokenizer, vocab, ends)
 
     def _reader(self, settings: Settings) -> Reader:
         tagged = isinstance(self.manifest.grounding, manifest.PatchTokens)

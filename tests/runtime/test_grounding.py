@@ -9,7 +9,7 @@ from onnx_vlm.runtime import Box, draw
 from onnx_vlm.runtime.grounding import boxes
 from PIL import Image
 
-FORMAT = LocationTokens("locations", "<loc{:04d}>", "<seg{:03d}>", 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
+FORMAT = LocationTokens("locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
 
 
 def test_one_box_in_pixels_of_the_picture():
