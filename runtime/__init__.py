@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
 from .entities import Entity
-from .grounding import Box, draw
+from .grounding import Box, Mask, draw
 from .model import VLM, load
 from .options import Options
 from .results import Generation
@@ -18,6 +18,7 @@ __all__ = [
     "Generation",
     "GenerationError",
     "InputError",
+    "Mask",
     "Options",
     "ProviderError",
     "Stream",

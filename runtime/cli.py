@@ -53,6 +53,9 @@ def export(
     adapter: Annotated[
         str | None, typer.Option(help="LoRA adapter to merge: folder as PEFT saves it, or an id on the Hub.")
     ] = None,
+    mask_decoder: Annotated[
+        Path | None, typer.Option(help="Published weights that make masks of <seg> codes, vae-oid.npz.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
     prove: Annotated[bool, typer.Option(help="Hold every stage to the source model, and keep the proof.")] = True,
 ) -> None:
@@ -69,7 +72,7 @@ def export(
 
         export_model(
             checkpoint, output, precision=precision, vision_precision=vision_precision, block_size=block_size,
-            adapter=adapter, overwrite=overwrite, prove=prove, progress=show,
+            adapter=adapter, mask_decoder=mask_decoder, overwrite=overwrite, prove=prove, progress=show,
         )  # fmt: skip
     size = sum(file.stat().st_size for file in output.rglob("*"))
     messages.print(f"wrote [bold]{_plain(output)}[/], {size / 1e6:.1f} MB")
@@ -127,7 +130,7 @@ def generate(
     if draw is not None and image:
         grounding.draw(model.image.read(image[0]), answer.boxes).save(draw)
     if as_json:
-        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False, default=grounding.run_lengths))
         return
     print("" if streaming else answer.text if answer.caption is None else answer.caption)
     if answer.boxes:

@@ -17,6 +17,7 @@ from .detokenize import Reader
 from .engine import Engine
 from .entities import PhraseBoxes
 from .grammar import Constraint, Grammar, grammar
+from .grounding import Mask
 from .inputs import Images, Request, Videos, is_batch, requests
 from .options import Options, Settings, settle
 from .prompt import Encoded, PromptInput, Prompts
@@ -190,14 +191,15 @@ class VLM:
         self, found: Answer, prompt: Encoded, size: Size | None, reader: Reader, timings: dict[str, float]
     ) -> Generation:
         ids, format = found.ids, self.manifest.grounding
-        caption, named, boxes = None, [], []
+        caption, named, boxes, masks = None, [], [], []
         if isinstance(format, manifest.PatchTokens):
             end = np.flatnonzero(prompt.places)[-1] + 1 if prompt.places.any() else 0
             whole = self._prompts.decode([*prompt.ids[end:], *ids])
             caption, named = entities.read(whole, format, *(size or (1, 1)))
             boxes = [box for entity in named for box in entity.boxes]
         elif format and size:
-            boxes = grounding.boxes(self._prompts.decode(ids), format, *size)
+            text = self._prompts.decode(ids)
+            boxes, masks = grounding.boxes(text, format, *size), self._masks(text, format, size)
         stopped = ids[-1] in self.manifest.generation.eos_token_ids or (reader.stops is not None and reader.stops(ids))
         return Generation(
             text=reader.text(ids),
@@ -205,8 +207,17 @@ class VLM:
             finish_reason="stop" if stopped else "length",
             prompt_tokens=len(prompt.ids),
             boxes=boxes,
+            masks=masks,
             caption=caption,
             entities=named,
             score=found.score,
             timings=timings,
         )
+
+    def _masks(self, text: str, format: manifest.LocationTokens, size: Size) -> list[Mask]:
+        """The masks of an answer, with pixels if the bundle can make them."""
+        masks = grounding.masks(text, format, *size)
+        if not masks or not self._engine.draws_masks:
+            return masks
+        shapes = self._engine.masks(np.array([mask.codes for mask in masks], np.int64))
+        return [grounding.filled(mask, shape, *size) for mask, shape in zip(masks, shapes)]
