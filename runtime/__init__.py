@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
+from .drawing import draw
 from .entities import Entity
-from .grounding import Box, Mask, draw
+from .grounding import Box, Mask
 from .model import VLM, load
 from .options import Options
 from .results import Generation

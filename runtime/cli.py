@@ -103,14 +103,14 @@ def generate(
     early_stopping: Annotated[bool | None, typer.Option(help="With beams: stop once so many have ended.")] = None,
     constrain: Annotated[str | None, typer.Option(help="boxes: an answer of boxes and labels alone.")] = None,
     bboxes: Annotated[str | None, typer.Option(help="Boxes of the prompt's phrases, as JSON.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="Write the picture with the boxes of the answer here.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Write the picture with boxes and masks drawn on it here.")] = None,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Print as it comes.", show_default="on a terminal")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
-    from . import describe, grounding, model
+    from . import describe, drawing, grounding, model
 
     if draw is not None:
         _check_drawing(draw, image)
@@ -128,7 +128,7 @@ def generate(
             print(piece, end="", flush=True)
     answer = pieces.generation
     if draw is not None and image:
-        grounding.draw(model.image.read(image[0]), answer.boxes).save(draw)
+        drawing.draw(model.image.read(image[0]), answer.boxes, answer.masks).save(draw)
     if as_json:
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False, default=grounding.run_lengths))
         return

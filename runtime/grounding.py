@@ -1,18 +1,16 @@
-"""Boxes in answers: read from location tokens, drawn on pictures."""
+"""Boxes and masks in answers, read from location tokens and codes."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..graphs.manifest import LocationTokens
-
-PALETTE = ("#e6194b", "#0a7d33", "#1f4fd8", "#b35900", "#7a1fa2", "#007a87", "#a3195b", "#4d5d00")
 
 
 @dataclass(frozen=True)
@@ -94,45 +92,3 @@ def run_lengths(pixels: np.ndarray) -> dict[str, list[int]]:
     down = np.concatenate([[False], pixels.ravel(order="F")])
     ends = np.flatnonzero(np.diff(down, append=not down[-1]))
     return {"size": list(pixels.shape), "counts": np.diff(ends, prepend=0).tolist()}
-
-
-def draw(image: Image.Image, boxes: Sequence[Box], masks: Sequence[Mask] = ()) -> Image.Image:
-    """A copy of the picture with each box outlined and labelled, one colour a label, legible on light and dark."""
-    drawn = image.convert("RGB")
-    pen = ImageDraw.Draw(drawn)
-    unit = max(1, round(min(image.size) / 130))
-    font = ImageFont.load_default(size=max(11, 7 * unit))
-    labels = list(dict.fromkeys(box.label for box in boxes))
-    for box in boxes:
-        colour = PALETTE[labels.index(box.label) % len(PALETTE)]
-        # Outside the box, so that what it holds stays visible; a white line keeps the colour apart from the background.
-        pen.rectangle(_around(box, 2 * unit, image.size), outline="white", width=unit)
-        pen.rectangle(_around(box, unit, image.size), outline=colour, width=unit + 1)
-        if box.label:
-            _tag(pen, box, colour, font, unit, image.size)
-    return drawn
-
-
-def _around(box: Box, margin: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The pixels `margin` outside a box, within a picture of that size."""
-    left, top = max(0, box.xmin - margin), max(0, box.ymin - margin)
-    return left, top, max(left, min(size[0], box.xmax + margin) - 1), max(top, min(size[1], box.ymax + margin) - 1)
-
-
-def _tag(
-    pen: ImageDraw.ImageDraw,
-    box: Box,
-    colour: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    unit: int,
-    size: tuple[int, int],
-) -> None:
-    """The label above the box's corner, or below it where there is no room."""
-    left, top, right, bottom = pen.textbbox((0, 0), box.label, font=font)
-    width, height = right - left + 4 * unit, bottom - top + 4 * unit
-    x = min(max(0, box.xmin - 2 * unit), max(0, size[0] - width))
-    y = box.ymin - 2 * unit - height
-    if y < 0:
-        y = min(box.ymin + 3 * unit, max(0, size[1] - height))
-    pen.rectangle((x, y, x + width, y + height), fill=colour, outline="white", width=unit)
-    pen.text((x + 2 * unit - left, y + 2 * unit - top), box.label, fill="white", font=font)

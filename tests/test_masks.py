@@ -128,7 +128,7 @@ def test_an_answer_with_codes_has_masks_of_the_whole_picture(drawing: Path, bund
     picture = shapes.draw(shapes.scene(shapes.HELD_OUT), 320, 240)
     options = {"constrain": "boxes", "do_sample": True, "temperature": 1e4, "max_new_tokens": 60, "seed": 2}
     vlm = load(drawing, threads=1)
-    answers = [answer for answer in vlm.generate(["segment cat"] * 3, [picture] * 3, num_return_sequences=4, **options)]
+    answers = list(vlm.generate(["segment cat"] * 3, [picture] * 3, num_return_sequences=4, **options))
     answers += [other for answer in answers for other in answer.alternatives]
     masks = [mask for answer in answers for mask in answer.masks]
     assert len(masks) >= 2
