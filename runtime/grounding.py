@@ -57,7 +57,7 @@ def masks(text: str, format: LocationTokens, width: int, height: int) -> list[Ma
 
 def _coded(text: str, format: LocationTokens, width: int, height: int) -> Iterator[tuple[Box, tuple[int, ...]]]:
     """Boxes and the codes behind each."""
-    token, code = (re.sub(r"\\\{.*\\\}", r"(\d+)", re.escape(form)) for form in (format.token, format.code))
+    token, code = (re.sub(r"\\\{.*\\\}", r"(\\d+)", re.escape(form)) for form in (format.token, format.code))
     for match in re.finditer(f"(?:{token})+", text):
         bins = [int(number) for number in re.findall(token, match[0])]
         if len(bins) != len(format.edges):
