@@ -126,13 +126,12 @@ def test_the_fourth_graph_is_sealed_proven_and_described(drawing: Path):
 def test_an_answer_with_codes_has_masks_of_the_whole_picture(drawing: Path, bundles: Callable[[str], Path]):
     """The codes are drawn: no checkpoint here learned to segment."""
     picture = shapes.draw(shapes.scene(shapes.HELD_OUT), 320, 240)
-    options = {"constrain": "boxes", "do_sample": True, "temperature": 1e4, "max_new_tokens": 60, "seed": 2}
+    options = {"constrain": "boxes", "do_sample": True, "temperature": 1e4, "max_new_tokens": 24, "seed": 0}
     vlm = load(drawing, threads=1)
-    answers = list(vlm.generate(["segment cat"] * 3, [picture] * 3, num_return_sequences=4, **options))
-    answers += [other for answer in answers for other in answer.alternatives]
+    first = vlm.generate("segment cat", picture, num_return_sequences=12, **options)
+    answers = [first, *first.alternatives]
     masks = [mask for answer in answers for mask in answer.masks]
     assert len(masks) >= 2
-    shape = vlm._engine.masks(np.array([masks[0].codes]))[0]
     for answer in answers:
         assert {mask.box for mask in answer.masks} <= set(answer.boxes)
     for mask in masks:
@@ -142,24 +141,25 @@ def test_an_answer_with_codes_has_masks_of_the_whole_picture(drawing: Path, bund
         outside = mask.pixels.copy()
         outside[round(box.ymin) : round(box.ymax), round(box.xmin) : round(box.xmax)] = False
         assert not outside.any()
-    box = masks[0].box
+    largest = max(masks, key=lambda mask: mask.pixels.sum())
+    box, shape = largest.box, vlm._engine.masks(np.array([largest.codes]))[0]
     size = round(box.xmax) - round(box.xmin), round(box.ymax) - round(box.ymin)
     inside = np.asarray(Image.fromarray(shape).resize(size, Image.Resampling.BILINEAR)) > 0
-    assert masks[0].pixels.sum() == inside.sum() > 0
-    assert (np.asarray(draw(picture, [], masks[:1])) != np.asarray(picture)).any(-1)[masks[0].pixels].mean() > 0.9
+    assert largest.pixels.sum() == inside.sum() > 100
+    assert (np.asarray(draw(picture, [], [largest])) != np.asarray(picture)).any(-1)[largest.pixels].mean() > 0.9
     plain = load(bundles("paligemma2"), threads=1)
-    answer = plain.generate(["segment cat"], [picture], num_return_sequences=4, **options)[0]
+    answer = plain.generate("segment cat", picture, num_return_sequences=12, **options)
     found = [mask for one in (answer, *answer.alternatives) for mask in one.masks]
+    assert found
     assert all(mask.pixels is None and len(mask.codes) == 16 for mask in found)
 
 
 def test_the_command_prints_masks_as_run_lengths(drawing: Path, tmp_path: Path):
     picture = tmp_path / "shapes.png"
     shapes.draw(shapes.scene(shapes.HELD_OUT), 320, 240).save(picture)
-    answer: dict = {}
     done = run_command(
         "generate", drawing, "segment cat", "--image", picture, "--constrain", "boxes", "--do-sample", "--temperature",
-        "10000", "--max-new-tokens", "200", "--seed", "0", "--json", "--draw", tmp_path / "drawn.png",
+        "10000", "--max-new-tokens", "24", "--seed", "0", "--json", "--draw", tmp_path / "drawn.png",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
