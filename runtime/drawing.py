@@ -30,7 +30,7 @@ def draw(image: Image.Image, boxes: Sequence[Box], masks: Sequence[Mask] = ()) -
     """
     drawn = image.convert("RGB")
     scale = (image.width * image.height) ** 0.5
-    line = max(1, round(scale / 320))
+    line = max(1, round(scale / 260))
     labels = list(dict.fromkeys(one.label for one in (*boxes, *masks)))
     colours = {label: PALETTE[place % len(PALETTE)] for place, label in enumerate(labels)}
     shapes = [_Shape(mask.pixels, colours[mask.label], line) for mask in masks if mask.pixels is not None]
@@ -40,10 +40,10 @@ def draw(image: Image.Image, boxes: Sequence[Box], masks: Sequence[Mask] = ()) -
     pen = ImageDraw.Draw(drawn)
     smaller = sorted(boxes, key=lambda box: (box.xmin - box.xmax) * (box.ymax - box.ymin))
     for box in smaller:  # outside the box, so that what it holds stays visible
-        pen.rectangle(_around(box, 2 * line, image.size), outline="white", width=3 * line)
+        pen.rectangle(_around(box, 3 * line, image.size), outline="white", width=3 * line)
     for box in smaller:
-        pen.rectangle(_around(box, line, image.size), outline=colours[box.label], width=line)
-    font = ImageFont.load_default(size=max(11, scale / 36))
+        pen.rectangle(_around(box, 2 * line, image.size), outline=colours[box.label], width=line)
+    font = ImageFont.load_default(size=max(11, scale / 30))
     taken: list[Rectangle] = []
     for box in boxes:
         if text := _fitting(" ".join(box.label.split()), font, image.width - 6 * line):
@@ -119,8 +119,8 @@ def _spots(box: Box, width: int, height: int, line: int, size: tuple[int, int]) 
 
     Above the box, below it, within its corners, then ever further from its upper edge.
     """
-    lefts = box.xmin - 2 * line, box.xmax + 2 * line - width
-    above, below = box.ymin - 2 * line - height, box.ymax + 2 * line
+    lefts = box.xmin - 3 * line, box.xmax + 3 * line - width
+    above, below = box.ymin - 3 * line - height, box.ymax + 3 * line
     rows = [above, below, box.ymin + line, box.ymax - line - height]
     spots = [(x, y) for y in rows if 0 <= y <= size[1] - height for x in lefts]
     further = (above + sign * step * (height + line) for step in range(size[1] // height + 1) for sign in (-1, 1))
