@@ -210,3 +210,23 @@ def test_trained_checkpoints_answer_no_worse(bundles: Callable[[str], Path], nam
     for options in ({"num_beams": 3}, {"do_sample": True, "temperature": 50.0, "seed": 3}):
         for found in vlm.generate(prompts, pictures, constrain="boxes", max_new_tokens=30, **options):
             assert found.boxes or len(found.token_ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "format", "prompt", "text"),
+    [
+        ("paligemma-3b-224", LOCATIONS, "detect", "<loc0051><loc0309><loc0708><loc0646> old shoe ; <loc0001>"),
+        ("paligemma-3b-224", LOCATIONS, "segment", "<loc0051><loc0309><loc0708><loc0646>" + "<seg009>" * 16 + " shoe"),
+        ("kosmos-2-patch14-224", PATCHES, "<grounding> An image of",
+         "<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself by"
+         "<phrase> a fire</phrase><object><patch_index_0006><patch_index_0879></object>."),
+    ],
+)  # fmt: skip
+def test_published_answers_are_in_the_grammar_of_real_vocabularies(
+    assets: Path, folder: str, format: LocationTokens | PatchTokens, prompt: str, text: str
+):
+    tokenizer = Tokenizer.from_file(str(assets / "processors" / folder / "tokenizer.json"))
+    ids, before = (tokenizer.encode(some, add_special_tokens=False).ids for some in (text, prompt))
+    constraint = Constraint(grammar(format, tokenizer, tokenizer.get_vocab_size(), [1]), 64, [before])
+    for place, number in enumerate(ids):
+        assert constraint.allowed(before, ids[:place])[number], tokenizer.id_to_token(number)
