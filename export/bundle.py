@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from ..graphs import ExportError, contract, manifest, weights
-from . import family, hub, lower, target, trace
+from . import family, hub, lower, masks, target, trace
 from .checkpoint import Checkpoint, Weights
 from .decoder import name_cache_outputs
 from .optimize import optimize
@@ -30,6 +30,7 @@ def export_model(
     vision_precision: str | None = None,
     block_size: int = 128,
     adapter: str | Path | None = None,
+    mask_decoder: str | Path | None = None,
     overwrite: bool = False,
     prove: bool = True,
     progress: Progress | None = None,
@@ -45,6 +46,8 @@ def export_model(
         vision_precision: of vision encoder and projector; if None "int8" where `precision` is "int4", else the same.
         block_size: how many weights share a scale in int8 and int4: 32, 64 or 128.
         adapter: a LoRA adapter as PEFT saves it, a folder or an id, that is merged into the weights.
+        mask_decoder: the published weights of the VQ-VAE whose codes the model writes for `segment` prompts,
+            `vae-oid.npz`; the bundle makes masks of the codes with it.
         overwrite: replace `output` if it is a bundle already.
         prove: run the source model on a small picture, a layer at a time, hold every stage of the bundle to what it
             gives, and store that in the bundle for `verify`.
@@ -65,10 +68,14 @@ def export_model(
     source = hub.open_checkpoint(checkpoint, adapter)
     chosen = family.find(source.config.get("model_type"))
     behaviour = chosen.behaviour(source)
+    mask_weights = masks.read(mask_decoder, behaviour.grounding) if mask_decoder is not None else None
     with target.written_aside(output) as folder:
         with trace.fake_weights():
             stages = chosen.build(source)
             read = Weights(source, stages.model)
+            if mask_weights is not None:
+                stages = mask_weights.added_to(stages)
+                precisions[contract.MASK_DECODER] = "fp32"
             estimate = lower.estimate(_parts(stages), precisions, block_size, prove)
             tell(str(estimate), 0, estimate.disk)
             target.check_room(folder, estimate.disk)
@@ -90,7 +97,7 @@ def export_model(
             made = _narrow(folder, made, behaviour.example)
         if prove:
             tell("prove", 0, 0)
-            made = _prove(folder, made, source, chosen, behaviour.example)
+            made = _prove(folder, made, source, chosen, behaviour.example, mask_weights)
         tell("seal", 0, 0)
         dataclasses.replace(made, files=_files(folder)).save(folder)
     return output
@@ -151,7 +158,12 @@ def _narrow(folder: Path, made: manifest.Manifest, prompt: str) -> manifest.Mani
 
 
 def _prove(
-    folder: Path, made: manifest.Manifest, source: Checkpoint, chosen: family.Family, prompt: str
+    folder: Path,
+    made: manifest.Manifest,
+    source: Checkpoint,
+    chosen: family.Family,
+    prompt: str,
+    mask_weights: masks.MaskWeights | None,
 ) -> manifest.Manifest:
     """Hold the bundle to the source model and put the proof into it."""
     from . import proof
@@ -159,6 +171,8 @@ def _prove(
     dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
     picture = proof.picture()
     expected = proof.expectations(source, chosen, picture, prompt, made.generation.eos_token_ids)
+    if mask_weights is not None:
+        expected |= mask_weights.expectations()
     failed = proof.failures(folder, prompt, picture, expected)
     if failed:
         raise ExportError(

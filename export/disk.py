@@ -43,6 +43,10 @@ class OnDisk:
         (values,) = self.run(contract.PROJECTOR, [{contract.VISION_FEATURES: features}])
         return values[contract.IMAGE_EMBEDS]
 
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        (values,) = self.run(contract.MASK_DECODER, [{contract.MASK_CODES: codes}])
+        return values[contract.MASKS]
+
     def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         values = self.run(contract.DECODER, self.calls(prompt, embeds, tokens))
         return np.concatenate([one[contract.LOGITS][:, 0] for one in values])

@@ -19,7 +19,7 @@ from .decoder import RotaryDecoder
 from .family import Behaviour, Stages
 
 LOCATIONS = manifest.LocationTokens(
-    "locations", "<loc{:04d}>", "<seg{:03d}>", 1024, ("ymin", "xmin", "ymax", "xmax"), ";"
+    "locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";"
 )
 IMAGE_TOKEN = "<image>"
 

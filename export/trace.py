@@ -17,7 +17,7 @@ from .unroll import unrolled
 
 OPSET = 23
 # Sizes to trace with. They differ from each other and from 1, so that none is mistaken for another or for a constant.
-EXAMPLE_SIZES = {"batch": 2, "sequence": 7, "kept": 3, "capacity": 41, "tiles": 5}
+EXAMPLE_SIZES = {"batch": 2, "sequence": 7, "kept": 3, "capacity": 41, "tiles": 5, "masks": 6}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 Shape = tuple[int | str, ...]
 
 VISION_ENCODER, PROJECTOR, DECODER = GRAPHS = ("vision_encoder", "projector", "decoder")
+MASK_DECODER = "mask_decoder"  #: a graph that a bundle may have besides
 EMBED_TOKENS, TOKENIZER, CHAT_TEMPLATE = "embed_tokens.npy", "tokenizer.json", "chat_template.jinja"
 #: Files of a proof, and the tiles that its picture is cut into at most, the thumbnail not counted.
 PROOF_TILES = 2
@@ -23,6 +24,8 @@ LOGITS_INDICES = "logits_indices"
 LOGITS = "logits"
 INPUT_IDS = "input_ids"
 TOKEN_IDS = "token_ids"
+MASK_CODES = "mask_codes"
+MASKS = "masks"
 PARTS = ("key", "value")
 
 
@@ -113,6 +116,13 @@ def decoder(layers: int, kv_heads: int, head_dim: int, hidden: int, vocab: int) 
             *cache(past_name),
         ),
         (TensorSpec(LOGITS, "float32", ("batch", "kept", vocab)), *cache(present_name)),
+    )
+
+
+def mask_decoder(codes: int, size: int) -> GraphSpec:
+    """Codes of masks to masks, above 0 where the thing is."""
+    return GraphSpec(
+        (TensorSpec(MASK_CODES, "int64", (MASKS, codes)),), (TensorSpec(MASKS, "float32", (MASKS, size, size)),)
     )
 
 

@@ -16,7 +16,7 @@ from . import contract, strict
 from .contract import GraphSpec
 from .errors import BundleError
 
-FORMAT = 4
+FORMAT = 5
 FILE_NAME = "manifest.json"
 
 
@@ -136,13 +136,15 @@ class Generation:
 class LocationTokens:
     """Boxes in the answer's text: four tokens (`token` formatted with a bin) in the order of `edges`, then a label.
 
-    A coordinate is bin / `bins` of the picture's height or width. Several boxes are parted by `separator`. Tokens like
-    `code`, which say more of what is in a box, may stand before the label.
+    A coordinate is bin / `bins` of the picture's height or width. Several boxes are parted by `separator`. Before the
+    label may stand the `codes` tokens of a mask, `code` formatted with a number below `code_values`.
     """
 
     kind: Literal["locations"]
     token: str
     code: str
+    codes: int
+    code_values: int
     bins: int
     edges: tuple[str, str, str, str]
     separator: str
@@ -240,7 +242,8 @@ def sha256(path: Path) -> str:
 
 def _broken(manifest: Manifest, folder: Path) -> list[str]:
     problems = [f"graphs.{name}: missing" for name in contract.GRAPHS if name not in manifest.graphs]
-    needed = {contract.EMBED_TOKENS, contract.TOKENIZER, *(f"{name}.onnx" for name in contract.GRAPHS)}
+    needed = {contract.EMBED_TOKENS, contract.TOKENIZER}
+    needed |= {f"{name}.onnx" for name in (*contract.GRAPHS, *manifest.graphs)}
     needed |= {contract.CHAT_TEMPLATE} if isinstance(manifest.prompt, Chat) else set()
     needed |= {contract.PROOF_PICTURE, contract.PROOF_ARRAYS} if manifest.proof else set()
     problems += [f"files.{name}: missing" for name in sorted(needed - manifest.files.keys())]
@@ -267,6 +270,11 @@ def _at_odds(manifest: Manifest) -> list[str]:
     for name, (rows, columns) in tiles.items():
         if (rows, columns) != (height, width):
             problems.append(f"{name}: tiles of {rows} x {columns}, the graph takes {height} x {width}")
+    if contract.MASK_DECODER in manifest.graphs:
+        *_, codes = manifest.graphs[contract.MASK_DECODER].inputs[0].shape
+        written = manifest.grounding.codes if isinstance(manifest.grounding, LocationTokens) else 0
+        if codes != written:
+            problems.append(f"graphs.{contract.MASK_DECODER}: takes {codes} codes, the model writes {written}")
     for name in ("max_new_tokens", "max_positions"):
         if (number := getattr(manifest.generation, name)) < 1:
             problems.append(f"generation.{name}: {number} is less than 1")

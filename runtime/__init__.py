@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
 from .conversation import Chat
+from .drawing import draw
 from .entities import Entity
-from .grounding import Box, draw
+from .grounding import Box, Mask
 from .limits import Limits
 from .model import VLM, load
 from .options import Options
@@ -22,6 +23,7 @@ __all__ = [
     "GenerationError",
     "InputError",
     "Limits",
+    "Mask",
     "Options",
     "ProviderError",
     "Score",

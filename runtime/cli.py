@@ -54,6 +54,9 @@ def export(
     adapter: Annotated[
         str | None, typer.Option(help="LoRA adapter to merge: folder as PEFT saves it, or an id on the Hub.")
     ] = None,
+    mask_decoder: Annotated[
+        Path | None, typer.Option(help="Published weights that make masks of <seg> codes, vae-oid.npz.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
     prove: Annotated[bool, typer.Option(help="Hold every stage to the source model, and keep the proof.")] = True,
 ) -> None:
@@ -70,7 +73,7 @@ def export(
 
         export_model(
             checkpoint, output, precision=precision, vision_precision=vision_precision, block_size=block_size,
-            adapter=adapter, overwrite=overwrite, prove=prove, progress=show,
+            adapter=adapter, mask_decoder=mask_decoder, overwrite=overwrite, prove=prove, progress=show,
         )  # fmt: skip
     size = sum(file.stat().st_size for file in output.rglob("*"))
     messages.print(f"wrote [bold]{_plain(output)}[/], {size / 1e6:.1f} MB")
@@ -99,16 +102,17 @@ def generate(
     num_beams: Annotated[int | None, typer.Option(help="Follow so many answers for the likeliest as a whole.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="With beams: above 0 favours long answers.")] = None,
     early_stopping: Annotated[bool | None, typer.Option(help="With beams: stop once so many have ended.")] = None,
+    constrain: Annotated[str | None, typer.Option(help="boxes: an answer of boxes and labels alone.")] = None,
     bboxes: Annotated[str | None, typer.Option(help="Boxes of the prompt's phrases, as JSON.")] = None,
     embedding_folder: Annotated[Path | None, typer.Option(help="Keep what pictures are encoded to here.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="Write the picture with the boxes of the answer here.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Write the picture with boxes and masks drawn on it here.")] = None,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Print as it comes.", show_default="on a terminal")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
-    from . import describe, grounding, model
+    from . import describe, drawing, grounding, model
     from .image import read
 
     if draw is not None:
@@ -118,7 +122,7 @@ def generate(
         "max_new_tokens": max_new_tokens, "stop": stop, "do_sample": do_sample, "temperature": temperature,
         "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size, "num_beams": num_beams, "length_penalty": length_penalty,
-        "early_stopping": early_stopping,
+        "early_stopping": early_stopping, "constrain": constrain,
     }  # fmt: skip
     pieces = vlm.stream(prompt, image, video, bboxes=_boxes(bboxes), **options)
     streaming = not as_json and (sys.stdout.isatty() if stream is None else stream)
@@ -127,9 +131,9 @@ def generate(
             print(piece, end="", flush=True)
     answer = pieces.generation
     if draw is not None and image:
-        grounding.draw(read(image[0]), answer.boxes).save(draw)
+        drawing.draw(read(image[0]), answer.boxes, answer.masks).save(draw)
     if as_json:
-        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False, default=grounding.run_lengths))
         return
     print("" if streaming else answer.text if answer.caption is None else answer.caption)
     if answer.boxes:

@@ -99,8 +99,7 @@ def _graphs(manifest: Manifest) -> Table:
     table.add_column("size", justify="right")
     for heading in ("inputs", "outputs"):
         table.add_column(heading)
-    for name in contract.GRAPHS:
-        spec = manifest.graphs[name]
+    for name, spec in manifest.graphs.items():
         size = sum(file.size for path, file in manifest.files.items() if path.startswith(f"{name}.onnx"))
         inputs, outputs = ("\n".join(_tensors(specs)) for specs in (spec.inputs, spec.outputs))
         table.add_row(name, manifest.precision[name], _megabytes(size), inputs, outputs)
@@ -131,6 +130,9 @@ def _behaviour(manifest: Manifest) -> Table:
     table.add_row("prompts", {"chat": "conversations", "plain": "texts"}[manifest.prompt.kind])
     kinds = {"locations": "location tokens", "patches": "phrases with patch tokens"}
     table.add_row("boxes", kinds[manifest.grounding.kind] if manifest.grounding else "none")
+    if getattr(manifest.grounding, "codes", 0):
+        drawn = contract.MASK_DECODER in manifest.graphs
+        table.add_row("masks", "codes and pixels" if drawn else "codes alone; export with --mask-decoder for pixels")
     if manifest.proof is not None:
         table.add_row("proof", f"a picture and {manifest.proof.prompt!r}")
     kept = [f"{len(nodes)} nodes of {name}" for name, nodes in manifest.float32_nodes.items() if nodes]

@@ -36,6 +36,12 @@ class Engine:
         self._vision, self._projector, self._decoder = (
             Session(folder / f"{graph}.onnx", manifest.graphs[graph], name, threads) for graph in contract.GRAPHS
         )
+        masks = contract.MASK_DECODER
+        self._masks = (
+            Session(folder / f"{masks}.onnx", manifest.graphs[masks], name, threads)
+            if masks in manifest.graphs
+            else None
+        )
         try:
             self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
         except ValueError as error:
@@ -67,6 +73,15 @@ class Engine:
     def project(self, features: np.ndarray) -> np.ndarray:
         """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
         return self._projector.run({contract.VISION_FEATURES: features})[0]
+
+    @property
+    def draws_masks(self) -> bool:
+        """Whether there is a graph to make masks of their codes."""
+        return self._masks is not None
+
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        """Codes of masks (masks, codes) of int64 to masks (masks, height, width), above 0 where the thing is."""
+        return self._masks.run({contract.MASK_CODES: codes})[0]
 
     def embed(self, prompt: Encoded) -> np.ndarray:
         """Embeddings (tokens, hidden) of a prompt, its pictures and videos in their places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from .detokenize import Reader
 from .embeddings import Embeddings
 from .engine import Engine, Run
 from .entities import PhraseBoxes
+from .grammar import Constraint, Grammar, grammar
+from .grounding import Mask
 from .inputs import Images, Request, Videos, is_batch, requests
 from .limits import Limits
 from .media import Media
@@ -114,8 +117,8 @@ class VLM:
             bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
                 boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
             options: max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
-                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, seed:
-                see `Options`.
+                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, constrain,
+                seed: see `Options`.
 
         Raises:
             InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match, an option
@@ -173,11 +176,13 @@ class VLM:
         copies = max(settings.num_beams, settings.num_return_sequences)
         new_tokens = self._room(prompts, settings.max_new_tokens, copies)
         settings = dataclasses.replace(settings, max_new_tokens=new_tokens)
+        ids = [prompt.ids.tolist() for prompt in prompts]
+        constraints = [Constraint(self._grammar, new_tokens, ids)] if settings.constrain else []
         clock.lap("preprocess")
         logits, run = (start or self._start)(prompts, new_tokens, copies, clock)
         found = yield from answer(
-            logits, run.keep_and_step, [prompt.ids.tolist() for prompt in prompts], settings,
-            self.manifest.generation.eos_token_ids, [reader.stops] if reader.stops else [],
+            logits, run.keep_and_step, ids, settings,
+            self.manifest.generation.eos_token_ids, [reader.stops] if reader.stops else [], constraints,
         )  # fmt: skip
         clock.lap("decode")
         decoded = sum(len(one.ids) - 1 for some in found for one in some)
@@ -231,6 +236,13 @@ class VLM:
         clock.lap("prefill")
         return started
 
+    @functools.cached_property
+    def _grammar(self) -> Grammar:
+        """Of answers with boxes, made when it is first asked for: it looks at the whole vocabulary."""
+        vocab = self.manifest.graphs[contract.DECODER].outputs[0].shape[-1]
+        ends = self.manifest.generation.eos_token_ids
+        return grammar(self.manifest.grounding, self._prompts.tokenizer, vocab, ends)
+
     def _reader(self, settings: Settings) -> Reader:
         tagged = isinstance(self.manifest.grounding, manifest.PatchTokens)
         return Reader(self._prompts.detokenizer, tagged, settings.stop)
@@ -268,14 +280,15 @@ class VLM:
         self, found: Answer, prompt: Encoded, size: Size | None, reader: Reader, timings: dict[str, float]
     ) -> Generation:
         ids, format = found.ids, self.manifest.grounding
-        caption, named, boxes = None, [], []
+        caption, named, boxes, masks = None, [], [], []
         if isinstance(format, manifest.PatchTokens):
             end = np.flatnonzero(prompt.places)[-1] + 1 if prompt.places.any() else 0
             whole = self._prompts.decode([*prompt.ids[end:], *ids])
             caption, named = entities.read(whole, format, *(size or (1, 1)))
             boxes = [box for entity in named for box in entity.boxes]
         elif format and size:
-            boxes = grounding.boxes(self._prompts.decode(ids), format, *size)
+            text = self._prompts.decode(ids)
+            boxes, masks = grounding.boxes(text, format, *size), self._masks(text, format, size)
         stopped = ids[-1] in self.manifest.generation.eos_token_ids or (reader.stops is not None and reader.stops(ids))
         return Generation(
             text=reader.text(ids),
@@ -283,8 +296,17 @@ class VLM:
             finish_reason="stop" if stopped else "length",
             prompt_tokens=len(prompt.ids),
             boxes=boxes,
+            masks=masks,
             caption=caption,
             entities=named,
             score=found.score,
             timings=timings,
         )
+
+    def _masks(self, text: str, format: manifest.LocationTokens, size: Size) -> list[Mask]:
+        """The masks of an answer, with pixels if the bundle can make them."""
+        masks = grounding.masks(text, format, *size)
+        if not masks or not self._engine.draws_masks:
+            return masks
+        shapes = self._engine.masks(np.array([mask.codes for mask in masks], np.int64))
+        return [grounding.filled(mask, shape, *size) for mask, shape in zip(masks, shapes)]

@@ -30,6 +30,8 @@ class Options(TypedDict, total=False):
         early_stopping: with beams, stop when `num_beams` answers have ended (True), when the best one on its way is no
             better (False, the default), or when none can become better ("never").
         stop: a text, or several, before which an answer ends; it is part of `token_ids` but not of `text`.
+        constrain: "boxes" for an answer that is boxes with labels, as this model writes them, and nothing else: see
+            `runtime.grammar`; any text if left out.
         seed: equal seeds draw equal answers, of a prompt alone as of one among several.
     """
 
@@ -46,6 +48,7 @@ class Options(TypedDict, total=False):
     length_penalty: float | None
     early_stopping: bool | Literal["never"] | None
     stop: str | Sequence[str] | None
+    constrain: Literal["boxes"] | None
     seed: int | None
 
 
@@ -66,6 +69,7 @@ class Settings:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     stop: tuple[str, ...] = ()
+    constrain: Literal["boxes"] | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ class Settings:
             "True, False or 'never'",
         )
         _expect(all(isinstance(one, str) and one for one in self.stop), "stop", self.stop, "texts that are not empty")
+        _expect(self.constrain in (None, "boxes"), "constrain", self.constrain, "'boxes', or leave it out")
         if self.num_return_sequences > 1 and not self.do_sample:
             _expect(
                 self.num_return_sequences <= self.num_beams, "num_return_sequences", self.num_return_sequences,

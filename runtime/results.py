@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from .entities import Entity
-from .grounding import Box
+from .grounding import Box, Mask
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Generation:
         finish_reason: "stop" if an end token or a stop string ended the answer, "length" if it was cut.
         prompt_tokens: how many tokens the prompt had, those of pictures included.
         boxes: boxes named in the answer, in pixels of the first picture.
+        masks: those that the answer writes codes of, as for `segment` prompts; in pixels of the first picture where the
+            bundle has a decoder of masks.
         caption: prompt and answer as one text without tags, where a model writes phrases with boxes into its text.
         entities: the phrases of the caption that have boxes, in pixels of the picture (in 0..1 without one).
         score: of beam search: the sum of the tokens' log-probabilities by length ** length_penalty.
@@ -33,6 +35,7 @@ class Generation:
     finish_reason: str
     prompt_tokens: int
     boxes: list[Box] = field(default_factory=list)
+    masks: list[Mask] = field(default_factory=list)
     caption: str | None = None
     entities: list[Entity] = field(default_factory=list)
     score: float | None = None

@@ -68,6 +68,9 @@ class Stages(Protocol):
     def project(self, features: np.ndarray) -> np.ndarray:
         """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
 
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (masks, codes) to masks (masks, height, width), where the bundle has a decoder of masks."""
+
     def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The logits (tokens, vocab) after a prompt with these image embeddings and after each of `tokens` (tokens,),
         fed one by one, but the last."""
@@ -78,7 +81,7 @@ class Loaded:
 
     def __init__(self, vlm: VLM) -> None:
         self.manifest, self.prompts, self._engine = vlm.manifest, vlm._prompts, vlm._engine
-        self.encode, self.project = vlm._engine.encode, vlm._engine.project
+        self.encode, self.project, self.masks = vlm._engine.encode, vlm._engine.project, vlm._engine.masks
 
     def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         first, run = self._engine.start([self._engine.merge(prompt, [embeds])], len(tokens))
@@ -166,6 +169,10 @@ def compare(stages: Stages, prompt: str, picture: Image.Image, expected: Mapping
         error = _error(compute(), expected[name])
         chosen = stages.manifest.precision.get(part, "")
         yield Check(name, chosen, error, TOLERANCES.get(chosen, PIXELS))
+    if contract.MASKS in expected:
+        error = _error(stages.masks(expected[contract.MASK_CODES]), expected[contract.MASKS])
+        chosen = stages.manifest.precision[contract.MASK_DECODER]
+        yield Check(contract.MASKS, chosen, error, TOLERANCES[chosen])
     if same:
         yield from _answer(stages, encoded, expected)
 

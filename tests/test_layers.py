@@ -24,7 +24,7 @@ def sources(room: str) -> list[Path]:
 
 def test_public_names():
     assert onnx_vlm.runtime.__all__ == [
-        "VLM", "Box", "BundleError", "Chat", "Entity", "Generation", "GenerationError", "InputError", "Limits",
+        "VLM", "Box", "BundleError", "Chat", "Entity", "Generation", "GenerationError", "InputError", "Limits", "Mask",
         "Options", "ProviderError", "Score", "Stream", "VLMError", "draw", "load",
     ]  # fmt: skip
     assert onnx_vlm.export.__all__ == ["export_model", "register"]

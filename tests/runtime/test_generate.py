@@ -150,6 +150,8 @@ def test_options_that_cannot_be(vlm: VLM):
         ({"stop": ""}, "not empty"),
         ({"stop": 3}, "stop is 3"),
         ({"seed": -1}, "seed is -1"),
+        ({"constrain": "masks"}, "constrain is 'masks'; give 'boxes'"),
+        ({"constrain": "boxes", "max_new_tokens": 3}, "no room for a box"),
         ({"num_return_sequences": 3}, "at most num_beams"),
         ({"early_stopping": "often"}, "True, False or 'never'"),
     ):

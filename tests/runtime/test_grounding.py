@@ -1,15 +1,14 @@
-"""Location tokens to boxes, boxes to a drawing."""
+"""Location tokens to boxes, codes to masks."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from onnx_vlm.graphs.manifest import LocationTokens
-from onnx_vlm.runtime import Box, draw
-from onnx_vlm.runtime.grounding import boxes
-from PIL import Image
+from onnx_vlm.runtime import Box, Mask
+from onnx_vlm.runtime.grounding import boxes, filled, masks, run_lengths
 
-FORMAT = LocationTokens("locations", "<loc{:04d}>", "<seg{:03d}>", 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
+FORMAT = LocationTokens("locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
 
 
 def test_one_box_in_pixels_of_the_picture():
@@ -46,19 +45,37 @@ def test_a_box_may_lack_a_label():
     assert [box.label for box in boxes("<loc0000><loc0000><loc0010><loc0010>", FORMAT, 10, 10)] == [""]
 
 
-@pytest.mark.parametrize("background", ["white", "black", "grey"])
-def test_a_drawing_shows_box_and_label_and_leaves_the_picture(background: str):
-    picture = Image.new("RGB", (320, 240), background)
-    before = np.asarray(picture).copy()
-    drawn = np.asarray(draw(picture, [Box("red circle", 40, 60, 200, 160)]))
-    assert (np.asarray(picture) == before).all()
-    changed = (drawn != before).any(-1)
-    assert changed[60:160, 38:46].any(axis=1).all(), "the left edge"
-    assert changed[35:58, 40:90].mean() > 0.5, "the label above the box"
-    assert not changed[80:140, 60:180].any(), "what the box holds stays visible"
+CODES = "".join(f"<seg{number:03d}>" for number in range(16))
+BOX = "<loc0256><loc0128><loc0512><loc0768>"
 
 
-def test_a_drawing_keeps_labels_inside_small_pictures():
-    drawn = draw(Image.new("L", (24, 18)), [Box("a long label [of] many words", 20, 0, 24, 18), Box("", 0, 0, 1, 1)])
-    assert drawn.size == (24, 18)
-    assert drawn.mode == "RGB"
+@pytest.mark.parametrize("answer", [f"{BOX}{CODES} cat", f"{BOX} {CODES}cat ; {BOX} dog"])
+def test_masks_are_boxes_with_all_their_codes(answer: str):
+    (mask,) = masks(answer, FORMAT, 640, 480)
+    assert mask == Mask("cat", Box("cat", 80.0, 120.0, 480.0, 240.0), tuple(range(16)))
+    assert mask.pixels is None
+
+
+@pytest.mark.parametrize("answer", [f"{BOX} cat", f"{BOX}{CODES[:-8]} cat", f"{BOX}{CODES}<seg001>", f"{CODES} cat"])
+def test_other_numbers_of_codes_are_no_mask(answer: str):
+    assert masks(answer, FORMAT, 640, 480) == []
+
+
+def test_a_shape_fills_its_box_of_the_whole_picture():
+    shape = np.full((64, 64), -1, np.float32)
+    shape[:, 32:] = 1
+    for box, left, right in ((Box("", 10.4, 3, 30.4, 9), 20, 30), (Box("", 10, 3, 12, 9), 11, 12)):
+        pixels = filled(Mask("", box, ()), shape, 40, 12).pixels
+        wanted = np.zeros((12, 40), bool)
+        wanted[3:9, left:right] = True
+        assert (pixels == wanted).all()
+    for box in (Box("", 5, 5, 5, 9), Box("", 9, 5, 5, 9)):
+        assert not filled(Mask("", box, ()), shape, 40, 12).pixels.any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts"), [(["01", "01"], [2, 2]), (["10", "11"], [0, 2, 1, 1]), (["00"], [2]), (["11"], [0, 2])]
+)
+def test_run_lengths_are_those_of_coco(rows: list[str], counts: list[int]):
+    pixels = np.array([[digit == "1" for digit in row] for row in rows])
+    assert run_lengths(pixels) == {"size": [len(rows), len(rows[0])], "counts": counts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import shapes
 from held_out import FAMILIES, ask, shares
+from helpers import run_command
 from onnx_vlm.runtime import load
+from PIL import Image
 
 PICTURES = 200
 
@@ -49,6 +52,24 @@ def test_a_grounded_caption_has_entities_in_pixels(bundles: Callable[[str], Path
     (found,) = (box for box in answer.boxes if box.label == f"a {thing.name}")
     edges = np.array((thing.left * 700, thing.top * 500, thing.right * 700, thing.bottom * 500)) / shapes.GRID
     assert np.allclose((found.xmin, found.ymin, found.xmax, found.ymax), edges, atol=60)
+
+
+def test_the_command_prints_and_draws_phrases_with_their_boxes(bundles: Callable[[str], Path], tmp_path: Path):
+    scene = shapes.scene(shapes.HELD_OUT)
+    shapes.draw(scene, 700, 500).save(tmp_path / "shapes.png")
+    done = run_command(
+        "generate", bundles("kosmos2"), "<grounding> An image of", "--image", tmp_path / "shapes.png", "--json",
+        "--constrain", "boxes", "--draw", tmp_path / "drawn.png", "--threads", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert {one["label"] for one in answer["entities"]} == {f"a {thing.name}" for thing in scene.things}
+    assert all(answer["caption"][one["start"] : one["end"]] == one["label"] for one in answer["entities"])
+    assert [box for one in answer["entities"] for box in one["boxes"]] == answer["boxes"]
+    before, drawn = (np.asarray(Image.open(tmp_path / name)) for name in ("shapes.png", "drawn.png"))
+    for box in answer["boxes"]:
+        middle, left = round((box["ymin"] + box["ymax"]) / 2), round(box["xmin"])
+        assert (drawn[middle, max(0, left - 4) : left + 1] != before[middle, max(0, left - 4) : left + 1]).any()
 
 
 def test_boxes_given_for_a_phrase_say_what_is_meant(bundles: Callable[[str], Path]):
