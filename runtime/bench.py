@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Figures:
     """What `measure` found. Seconds are medians.
 
     Attributes:
+        provider: where the graphs ran.
         load: seconds until the bundle was ready.
         preprocess: seconds from picture and prompt to tiles and ids.
         vision: seconds from tiles to image embeddings.
@@ -36,12 +38,13 @@ class Figures:
         decode: seconds a token.
         tiles: how many tiles the picture had.
         prompt_tokens: how many tokens the prompt had, those of the picture included.
-        bandwidth: bytes a second that as many threads read from memory in this run.
+        bandwidth: bytes a second that as many threads read from memory in this run; None if the graphs ran elsewhere.
         token_bytes: bytes that a decoded token reads, weights and KV cache.
         bundle_bytes: the size of the bundle.
         peak_memory: the most resident memory of this process so far, bytes; None where the system does not tell.
     """
 
+    provider: str
     load: float
     preprocess: float
     vision: float
@@ -49,15 +52,15 @@ class Figures:
     decode: float
     tiles: int
     prompt_tokens: int
-    bandwidth: float
+    bandwidth: float | None
     token_bytes: int
     bundle_bytes: int
     peak_memory: int | None
 
     @property
-    def limit_share(self) -> float:
+    def limit_share(self) -> float | None:
         """The speed of decoding as a share of what reading the bytes of a token from memory allows."""
-        return self.token_bytes / self.bandwidth / self.decode
+        return None if self.bandwidth is None else self.token_bytes / self.bandwidth / self.decode
 
 
 def measure(
@@ -68,6 +71,9 @@ def measure(
     new_tokens: int = 32,
     repeats: int = 3,
     progress: Callable[[str], None] = lambda step: None,
+    *,
+    provider_options: Mapping[str, Any] | None = None,
+    allow_fallback: bool = False,
 ) -> Figures:
     """Load a bundle and answer a prompt about a picture `repeats` times, `new_tokens` tokens each, whatever they say.
 
@@ -78,7 +84,7 @@ def measure(
         raise InputError(f"{new_tokens} tokens, {repeats} times, cannot be measured; give 2 or more, once or more")
     progress("load")
     start = time.perf_counter()
-    vlm = load(bundle, provider, threads)
+    vlm = load(bundle, provider, threads, provider_options, allow_fallback)
     loaded = time.perf_counter() - start
     given = picture if picture is not None else np.indices((*SIZE[::-1], 3)).sum(0).astype(np.uint8)
     prompt = vlm.manifest.proof.prompt if vlm.manifest.proof else PROMPT
@@ -93,11 +99,12 @@ def measure(
     spec, files = vlm.manifest.graphs[contract.DECODER], vlm.manifest.files
     weights = sum(file.size for name, file in files.items() if name.startswith(f"{contract.DECODER}.onnx"))
     return Figures(
+        provider=vlm.provider,
         load=loaded,
         **seconds,
         tiles=sum(map(len, encoded.tiles)),
         prompt_tokens=len(encoded.ids),
-        bandwidth=bandwidth(threads or os.cpu_count() or 1),
+        bandwidth=bandwidth(threads or os.cpu_count() or 1) if vlm.provider == "cpu" else None,
         token_bytes=weights + Cache.nbytes(spec, 1, len(encoded.ids) + new_tokens // 2),
         bundle_bytes=sum(file.size for file in files.values()),
         peak_memory=peak,

@@ -24,6 +24,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 messages = Console(stderr=True, highlight=False)
+Provider = Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt; another than auto runs there or fails.")]
+ProviderOptions = Annotated[
+    list[str] | None,
+    typer.Option("--provider-option", metavar="NAME=VALUE", help="Such as device_id=1; may be given several times."),
+]
+AllowFallback = Annotated[
+    bool, typer.Option("--allow-fallback", help="Let the CPU run what the provider has no kernel for.")
+]
 
 
 def main() -> None:
@@ -87,7 +95,9 @@ def generate(
     ],
     image: Annotated[list[Path] | None, typer.Option(help="A picture; may be given several times.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video, or a folder with a picture a frame.")] = None,
-    provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    provider: Provider = "auto",
+    provider_option: ProviderOptions = None,
+    allow_fallback: AllowFallback = False,
     threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Where the answer is cut.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
@@ -114,10 +124,15 @@ def generate(
     """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
     from . import describe, drawing, grounding, model
     from .image import read
+    from .provider_options import parse
 
     if draw is not None:
         _check_drawing(draw, image)
-    vlm = model.load(bundle, provider, threads, embedding_folder=embedding_folder)
+    vlm = model.load(
+        bundle, provider, threads, parse(provider_option), allow_fallback, embedding_folder=embedding_folder
+    )
+    for reason in vlm.passed_over:
+        messages.print(f"[yellow]not on the GPU:[/] {_plain(reason)}", soft_wrap=True)
     options = {
         "max_new_tokens": max_new_tokens, "stop": stop, "do_sample": do_sample, "temperature": temperature,
         "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "repetition_penalty": repetition_penalty,
@@ -138,7 +153,7 @@ def generate(
     print("" if streaming else answer.text if answer.caption is None else answer.caption)
     if answer.boxes:
         messages.print(describe.boxes(answer.boxes))
-    messages.print(describe.times(answer.timings), style="dim", soft_wrap=True)
+    messages.print(f"{describe.times(answer.timings)}  on {vlm.provider}", style="dim", soft_wrap=True)
     if draw is not None:
         messages.print(f"wrote [bold]{_plain(draw)}[/]")
 
@@ -166,7 +181,9 @@ def inspect(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)],
-    provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    provider: Provider = "auto",
+    provider_option: ProviderOptions = None,
+    allow_fallback: AllowFallback = False,
     threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="Compare with this source model, run now, instead of the bundle's proof.")
@@ -176,6 +193,7 @@ def verify(
 ) -> None:
     """Hold a bundle to its proof: its files, and every stage and token of the source model. Status 1 if it fails."""
     from . import describe
+    from .provider_options import parse
     from .verify import verify as run
 
     if adapter is not None and checkpoint is None:
@@ -187,7 +205,10 @@ def verify(
 
             status.update(f"run {_plain(checkpoint)}")
         expected = live(checkpoint, adapter) if checkpoint is not None else None
-        checks = run(bundle, provider, threads, expected, lambda step: status.update(_plain(step)))
+        checks = run(
+            bundle, provider, threads, expected, lambda step: status.update(_plain(step)),
+            provider_options=parse(provider_option), allow_fallback=allow_fallback,
+        )  # fmt: skip
     passed = all(check.passed for check in checks)
     if as_json:
         print(json.dumps({"passed": passed, "checks": [check.json() for check in checks]}, ensure_ascii=False))
@@ -204,7 +225,9 @@ def bench(
     image: Annotated[
         Path | None, typer.Option(help="A picture.", show_default="one of 640 x 480 pixels, drawn for this")
     ] = None,
-    provider: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    provider: Provider = "auto",
+    provider_option: ProviderOptions = None,
+    allow_fallback: AllowFallback = False,
     threads: Annotated[int | None, typer.Option(help="Threads for one operator.")] = None,
     new_tokens: Annotated[int, typer.Option(help="How many tokens to decode.")] = 32,
     repeats: Annotated[int, typer.Option(help="How often; the first is not counted.")] = 3,
@@ -212,9 +235,13 @@ def bench(
 ) -> None:
     """Measure a bundle on this machine: load, preprocess, vision, prefill, decode, memory."""
     from . import bench, describe
+    from .provider_options import parse
 
     with messages.status("load") as status:
-        found = bench.measure(bundle, image, provider, threads, new_tokens, repeats, status.update)
+        found = bench.measure(
+            bundle, image, provider, threads, new_tokens, repeats, status.update,
+            provider_options=parse(provider_option), allow_fallback=allow_fallback,
+        )  # fmt: skip
     if as_json:
         print(json.dumps({**dataclasses.asdict(found), "limit_share": found.limit_share}))
     else:

@@ -61,14 +61,18 @@ def figures(found: Figures) -> Table:
     table.add_column("time", justify="right")
     table.add_column("a second", justify="right")
     table.add_column("", style="dim")
-    table.add_row("load", f"{found.load:.2f} s")
+    table.add_row("load", f"{found.load:.2f} s", "", f"provider {found.provider}")
     table.add_row("preprocess", f"{1000 * found.preprocess:.1f} ms")
     table.add_row(
         "vision", f"{1000 * found.vision:.1f} ms", f"{found.tiles / found.vision:.1f} tiles", f"{found.tiles} tiles"
     )
     rate = f"{found.prompt_tokens / found.prefill:.0f} tokens"
     table.add_row("prefill", f"{1000 * found.prefill:.1f} ms", rate, f"{found.prompt_tokens} tokens")
-    limit = f"{100 * found.limit_share:.0f} % of what {found.bandwidth / 1e9:.1f} GB/s allow"
+    limit = (
+        ""
+        if found.bandwidth is None
+        else (f"{100 * found.limit_share:.0f} % of what {found.bandwidth / 1e9:.1f} GB/s allow")
+    )
     table.add_row("decode", f"{1000 * found.decode:.1f} ms", f"{1 / found.decode:.1f} tokens", limit)
     if found.peak_memory is not None:
         whole = f"bundle {found.bundle_bytes / 1e9:.2f} GB"

@@ -7,41 +7,41 @@ from pathlib import Path
 
 import numpy as np
 
-from ..graphs import BundleError, contract
+from ..graphs import BundleError, ProviderError, contract
 from ..graphs.manifest import Manifest
-from . import merge
+from . import merge, probe
 from .cache import Cache
 from .limits import Limits
 from .prompt import Encoded
-from .session import Session, provider_name
+from .providers import Target
+from .session import Session
 
 
 class Engine:
     """Sessions and the embedding table. It holds no state of a call, so calls do not disturb each other.
 
     Args:
+        targets: where it may run, the best first; it runs on the first that can. `passed_over` says why not on one
+            before it.
         vision_memory: bytes that one run of the vision encoder may take.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        provider: str,
-        threads: int | None,
-        vision_memory: int = Limits.vision_memory,
+        self, folder: Path, manifest: Manifest, targets: Sequence[Target], vision_memory: int = Limits.vision_memory
     ) -> None:
-        name = provider_name(provider)
         self.manifest, self._vision_memory = manifest, vision_memory
-        self._vision, self._projector, self._decoder = (
-            Session(folder / f"{graph}.onnx", manifest.graphs[graph], name, threads) for graph in contract.GRAPHS
-        )
-        masks = contract.MASK_DECODER
-        self._masks = (
-            Session(folder / f"{masks}.onnx", manifest.graphs[masks], name, threads)
-            if masks in manifest.graphs
-            else None
-        )
+        self.passed_over: list[str] = []
+        for self.target in targets:
+            try:
+                sessions = _sessions(folder, manifest, self.target)
+                break
+            except ProviderError as error:
+                if self.target is targets[-1]:
+                    raise
+                self.passed_over.append(str(error))
+        self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
+        self._masks = sessions.get(contract.MASK_DECODER)
+        self.placement = {name: session.placement for name, session in sessions.items()}
         try:
             self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
         except ValueError as error:
@@ -116,6 +116,19 @@ class Engine:
     def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Embeddings (..., hidden) of ids (...), none of them of a picture."""
         return merge.embed(self._table, ids, self.manifest.embedding)
+
+
+def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Session]:
+    """The graphs of a bundle by name."""
+    if target.provider != "cpu":
+        probe.require(target)
+    return {
+        name: Session(
+            folder / f"{name}.onnx", manifest.graphs[name], target, target.captures and name == contract.DECODER
+        )
+        for name in (*contract.GRAPHS, contract.MASK_DECODER)
+        if name in manifest.graphs
+    }
 
 
 class Run:

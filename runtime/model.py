@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 
 from ..graphs import InputError, contract, manifest
-from . import entities, grounding, media
+from . import entities, grounding, media, providers
 from .conversation import Chat
 from .detokenize import Reader
 from .embeddings import Embeddings
@@ -39,6 +39,8 @@ def load(
     bundle: str | os.PathLike[str],
     provider: str = "auto",
     threads: int | None = None,
+    provider_options: Mapping[str, Any] | None = None,
+    allow_fallback: bool = False,
     *,
     limits: Limits | None = None,
     embedding_folder: str | os.PathLike[str] | None = None,
@@ -47,35 +49,49 @@ def load(
 
     Args:
         bundle: the folder that an export wrote.
-        provider: "auto" or "cpu".
-        threads: threads for one operator; ONNX Runtime decides if None.
+        provider: "cpu", "cuda" or "tensorrt", which runs there or is an error; or "auto", the best that runs:
+            `VLM.provider` says which that is.
+        threads: threads for one operator on the CPU; ONNX Runtime decides if None.
+        provider_options: options of the provider by name; `provider_options.OPTIONS` lists them.
+        allow_fallback: let nodes run on the CPU that the provider has no kernel for; `VLM.placement` counts them.
         limits: what a call may ask for; those of `Limits()` if None.
         embedding_folder: where image embeddings are kept on disk too, for other processes and later ones, without a
             limit. None for nowhere.
 
     Raises:
         BundleError: if the bundle is incomplete, damaged or of another format.
-        InputError: if the folder for embeddings cannot be made.
-        ProviderError: if the provider cannot be used.
+        InputError: if the folder for embeddings cannot be made; for a provider option that there is not, or whose value
+            cannot be.
+        ProviderError: if the provider cannot be used, or leaves nodes to the CPU and that is not allowed; it says
+            what is missing and how to get it.
     """
-    return VLM(Path(bundle), provider, threads, limits or Limits(), embedding_folder)
+    targets = providers.targets(provider, threads, provider_options, allow_fallback)
+    return VLM(Path(bundle), targets, limits or Limits(), embedding_folder)
 
 
 class VLM:
-    """A loaded model. Use `load()`."""
+    """A loaded model. Use `load()`.
+
+    Attributes:
+        provider: where it runs: "cpu", "cuda" or "tensorrt".
+        placement: for each graph and provider, how many nodes of each operator ONNX Runtime put there.
+        passed_over: why "auto" did not take a better provider that the installed ONNX Runtime has; empty if it did.
+    """
 
     def __init__(
         self,
         folder: Path,
-        provider: str,
-        threads: int | None,
+        targets: Sequence[providers.Target],
         limits: Limits,
         embedding_folder: str | os.PathLike[str] | None,
     ) -> None:
         self.manifest, self.limits = manifest.load(folder), limits
         tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
         self._prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
-        self._engine = Engine(folder, self.manifest, provider, threads, limits.vision_memory)
+        self._engine = Engine(folder, self.manifest, targets, limits.vision_memory)
+        self.provider = self._engine.target.provider
+        self.placement: Mapping[str, providers.Placement] = self._engine.placement
+        self.passed_over = tuple(self._engine.passed_over)
         encoders, files = (contract.VISION_ENCODER, contract.PROJECTOR), self.manifest.files.items()
         self._embeddings = Embeddings(
             self._engine.encode_images, limits.embedding_memory, embedding_folder,

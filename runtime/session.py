@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,32 +15,41 @@ except ImportError as error:
         "onnxruntime is not installed; install one: pip install 'onnx-vlm[cpu]' or pip install 'onnx-vlm[gpu]'"
     ) from error
 
-from ..graphs import BundleError, GenerationError, GraphSpec, InputError, ProviderError, TensorSpec
+from ..graphs import BundleError, GenerationError, GraphSpec, ProviderError, TensorSpec
+from . import providers
+from .providers import Target
 
-PROVIDERS = {"cpu": "CPUExecutionProvider"}
 #: A setting of ONNX Runtime. Without it, CPUs that have no dot product of bytes add pairs of products in 16 bits, which
 #: overflow.
 EXACT_INTEGERS = "session.x64quantprecision"
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  #: have a session say which nodes are where
 
 
-def provider_name(provider: str) -> str:
-    """ONNX Runtime's name of a provider; "auto" is the best that this version runs on."""
-    if provider == "auto":
-        provider = "cpu"
-    if provider not in PROVIDERS:
-        raise ProviderError(f"provider {provider!r} is not supported; supported: auto, {', '.join(PROVIDERS)}")
-    return PROVIDERS[provider]
-
-
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """How a graph is run: by `threads` threads an operator, as many as there are cores if None."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; give 1 or more, or leave it out")
+def session_options(attributes: Mapping[str, Any] | None = None) -> ort.SessionOptions:
+    """The options of every session, whatever its graph, and some `attributes` of them."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
     options.add_session_config_entry(EXACT_INTEGERS, "1")
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
+    for name, value in (attributes or {}).items():
+        setattr(options, name, value)
     return options
+
+
+def create(model: Path | bytes, target: Target, captures: bool = False) -> ort.InferenceSession:
+    """A session that has its target's provider, and never changes to another one.
+
+    ONNX Runtime itself only warns of a provider that does not load, and goes on without it.
+
+    Raises:
+        ProviderError: if the provider does not load; ONNX Runtime's own for whatever else there is.
+    """
+    entries = target.entries(captures)
+    session = ort.InferenceSession(model, session_options(target.session), entries, enable_fallback=False)
+    missing = [name for name, _ in entries if name not in session.get_providers()]
+    if missing:
+        raise ProviderError(f"{', '.join(missing)} did not load; `onnx-vlm doctor` says why")
+    return session
 
 
 class Session:
@@ -48,22 +58,29 @@ class Session:
     Args:
         path: the .onnx file.
         spec: what it must take and give.
-        provider: ONNX Runtime's name of an execution provider.
-        threads: how many threads work on one operator; ONNX Runtime decides if None.
+        target: where it runs.
+        captures: whether `run_bound` may replay its runs as CUDA graphs.
 
     Raises:
         BundleError: if the graph cannot be loaded or breaks its contract.
+        ProviderError: if the provider does not load, or leaves nodes that matter to the CPU.
     """
 
-    def __init__(self, path: Path, spec: GraphSpec, provider: str, threads: int | None = None) -> None:
+    def __init__(self, path: Path, spec: GraphSpec, target: Target, captures: bool = False) -> None:
         try:
-            self._session = ort.InferenceSession(path, session_options(threads), [provider])
+            self._session = create(path, target, captures)
+        except ProviderError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no class of their own
+            if target.provider != "cpu":
+                raise ProviderError(f"{path} does not load on {target.provider}: {error}") from error
             raise BundleError(f"{path} does not load: {error}; export the bundle again") from error
         problems = spec.mismatches(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
         if problems:
             raise BundleError(f"{path} is not the graph of its manifest:\n" + "\n".join(f"  {p}" for p in problems))
         self.spec = spec
+        self.placement = providers.placement(self._session)
+        providers.check_placement(path.name, self.placement, target)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs, in the order of the contract."""
@@ -75,9 +92,9 @@ class Session:
     def binding(self) -> ort.IOBinding:
         return self._session.io_binding()
 
-    def run_bound(self, binding: ort.IOBinding) -> None:
+    def run_bound(self, binding: ort.IOBinding, options: ort.RunOptions | None = None) -> None:
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
         except Exception as error:
             raise GenerationError(f"the graph failed: {error}") from error
 

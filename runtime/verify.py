@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -94,13 +94,16 @@ def verify(
     threads: int | None = None,
     expected: tuple[str, Image.Image, Mapping[str, np.ndarray]] | None = None,
     progress: Callable[[str], None] | None = None,
+    *,
+    provider_options: Mapping[str, Any] | None = None,
+    allow_fallback: bool = False,
 ) -> list[Check]:
     """Compare a bundle's files with their checksums and its stages with what the source model gave.
 
     Each stage is fed what the source model's stage before it gave, so that an error is seen where it arises.
 
     Args:
-        bundle, provider, threads: as for `load()`.
+        bundle, provider, threads, provider_options, allow_fallback: as for `load()`.
         expected: prompt, picture and the source's arrays; if None those of the bundle's proof.
         progress: called with the name of each step.
 
@@ -118,7 +121,9 @@ def verify(
         return checks
     prompt, picture, arrays = expected or bundle_proof(found, folder)
     tell("load")
-    for check in compare(Loaded(load(bundle, provider, threads)), prompt, picture, arrays):
+    vlm = load(bundle, provider, threads, provider_options, allow_fallback)
+    checks.append(Check("provider", "", 0.0, 0.0, vlm.provider))
+    for check in compare(Loaded(vlm), prompt, picture, arrays):
         tell(check.name)
         checks.append(check)
     return checks
