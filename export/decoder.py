@@ -135,10 +135,13 @@ class RotaryDecoder(Decoder):
 
 
 def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Rows `indices` (batch, kept) of `hidden_states` (batch, sequence, hidden)."""
-    batch, sequence, hidden = hidden_states.shape
-    rows = indices + torch.arange(batch).unsqueeze(1) * sequence
-    return hidden_states.reshape(batch * sequence, hidden).index_select(0, rows.flatten()).unflatten(0, indices.shape)
+    """Rows `indices` (batch, kept) of `hidden_states` (batch, sequence, hidden).
+
+    One operator that needs no shape: arithmetic on shapes runs on the host, where no CUDA graph can replay it.
+    """
+    shape = (*indices.shape, hidden_states.shape[-1])
+    inputs, dtype = (hidden_states, indices.unsqueeze(-1)), hidden_states.dtype
+    return torch.onnx.ops.symbolic("::GatherND", inputs, {"batch_dims": 1}, dtype=dtype, shape=shape, version=13)
 
 
 def window_bias(

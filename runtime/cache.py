@@ -24,15 +24,15 @@ class Cache:
         self._calls = 0
         # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
         self._buffers = {
-            (past.name, present.name): np.zeros(_shape(past.shape, rows, capacity), past.dtype)
-            for past, present in _pairs(spec)
+            (past.name, present.name): np.zeros(sizes(past.shape, rows, capacity), past.dtype)
+            for past, present in pairs(spec)
         }
 
     @staticmethod
     def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
         """The bytes that a cache will take."""
         return sum(
-            math.prod(_shape(past.shape, rows, capacity)) * np.dtype(past.dtype).itemsize for past, _ in _pairs(spec)
+            math.prod(sizes(past.shape, rows, capacity)) * np.dtype(past.dtype).itemsize for past, _ in pairs(spec)
         )
 
     def bind(self, binding: ort.IOBinding) -> None:
@@ -92,11 +92,11 @@ class Cache:
         }
 
 
-def _pairs(spec: GraphSpec) -> list[tuple]:
+def pairs(spec: GraphSpec) -> list[tuple]:
     """The past and the present of each layer and part."""
     return list(zip(spec.inputs[-len(spec.outputs) + 1 :], spec.outputs[1:]))
 
 
-def _shape(shape: tuple[int | str, ...], rows: int, capacity: int) -> list[int]:
+def sizes(shape: tuple[int | str, ...], rows: int, capacity: int) -> list[int]:
     sizes = {"batch": rows, "capacity": capacity}
     return [sizes.get(size, size) for size in shape]

@@ -11,6 +11,7 @@ from ..graphs import BundleError, ProviderError, contract
 from ..graphs.manifest import Manifest
 from . import merge, probe
 from .cache import Cache
+from .device import Device, DeviceRun, Logits
 from .limits import Limits
 from .prompt import Encoded
 from .providers import Target
@@ -41,6 +42,9 @@ class Engine:
                 self.passed_over.append(str(error))
         self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
         self._masks = sessions.get(contract.MASK_DECODER)
+        on_device = self.target.device != "cpu"
+        positions = manifest.generation.max_positions
+        self._device = Device(self._decoder, self.target, positions) if on_device else None
         self.placement = {name: session.placement for name, session in sessions.items()}
         try:
             self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
@@ -93,16 +97,20 @@ class Engine:
 
     def cache_bytes(self, rows: int, tokens: int) -> int:
         """The bytes that the KV cache of so many rows of so many tokens will take."""
-        return Cache.nbytes(self._decoder.spec, rows, tokens)
+        capacity = tokens if self._device is None else self._device.capacity(tokens)
+        return Cache.nbytes(self._decoder.spec, rows, capacity)
 
-    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[np.ndarray, Run]:
+    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[np.ndarray | Logits, Run]:
         """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.
 
         There is room for `copies` rows a prompt.
         """
         lengths = np.array([len(prompt) for prompt in prompts])
-        cache = Cache(self._decoder.spec, len(prompts), len(prompts) * copies, int(lengths.max()) + new_tokens)
-        run = Run(self, cache)
+        rows, tokens = len(prompts) * copies, int(lengths.max()) + new_tokens
+        if self._device is None:
+            run = Run(self, Cache(self._decoder.spec, len(prompts), rows, tokens))
+        else:
+            run = RunOnDevice(self, self._device.start(len(prompts), rows, tokens))
         return run.feed(merge.pad_right(prompts), lengths), run
 
     def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[np.ndarray, Run]:
@@ -110,7 +118,7 @@ class Engine:
 
         As `start` of the whole prompt, where a token sees only what stands before it. `run` is used up.
         """
-        run = Run(self, run.cache.cut(length, copies, length + len(rest) + new_tokens))
+        run = run.cut(length, copies, length + len(rest) + new_tokens)
         return run.feed(rest[None], np.array([len(rest)])), run
 
     def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
@@ -160,3 +168,27 @@ class Run:
     def step(self, ids: np.ndarray) -> np.ndarray:
         """Append one id a row (batch,); the logits (batch, vocab) after it."""
         return self.feed(self._engine.embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))
+
+    def cut(self, length: int, rows: int, tokens: int) -> Run:
+        """A run of the first `length` tokens of the first row, with the room asked for; use no other after it."""
+        return Run(self._engine, self.cache.cut(length, rows, tokens))
+
+
+class RunOnDevice(Run):
+    """The same with the cache and the logits on a device."""
+
+    def __init__(self, engine: Engine, run: DeviceRun) -> None:
+        self._engine, self._run = engine, run
+
+    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Logits:
+        return self._run.feed(inputs_embeds, lengths)
+
+    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Logits:
+        self._run.keep(rows)
+        return self.step(ids)
+
+    def step(self, ids: np.ndarray) -> Logits:
+        return self._run.step(self._engine.embed_tokens(ids[:, None]))
+
+    def cut(self, length: int, rows: int, tokens: int) -> Run:
+        return RunOnDevice(self._engine, self._run.cut(length, rows, tokens))

@@ -49,6 +49,8 @@ def answer(
     chain, stop = filters(settings, len(end_ids), constraints), AnyOf(EndTokens(end_ids), *stops)
     returned, length = settings.num_return_sequences, settings.max_new_tokens
     if settings.num_beams == 1:
+        if chain or settings.do_sample:
+            logits, step = np.asarray(logits), on_host(step)
         choose = Sample(len(prompts) * returned, returned, settings.seed) if settings.do_sample else greedy
         answers: list[list[int]] = [[] for _ in range(len(prompts) * returned)]
         for chosen in decode(logits, step, prompts, choose, chain, stop, length, returned):
@@ -60,6 +62,7 @@ def answer(
         settings.num_beams, max(2, 1 + len(end_ids)) * settings.num_beams, length, settings.length_penalty,
         settings.early_stopping,
     )  # fmt: skip
+    logits, step = np.asarray(logits), on_host(step)
     # Each prompt draws on its own, so that it is answered alike alone and among others.
     started = [
         Beams(ids, beams, chain, stop, np.random.default_rng(settings.seed) if settings.do_sample else None)
@@ -67,6 +70,11 @@ def answer(
     ]
     found = search(logits, step, started, beams)
     return [[Answer(ids, score) for score, ids in some[:returned]] for some in found]
+
+
+def on_host(step: Step) -> Step:
+    """`step`, whose logits are arrays wherever they were computed; greedy decoding alone needs no more than ids."""
+    return lambda rows, ids: np.asarray(step(rows, ids))
 
 
 def filters(settings: Settings, end_ids: int, constraints: Sequence[Filter]) -> list[Filter]:

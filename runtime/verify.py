@@ -85,7 +85,8 @@ class Loaded:
 
     def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         first, run = self._engine.start([self._engine.merge(prompt, [embeds])], len(tokens))
-        return np.concatenate([first, *(run.step(tokens[i : i + 1]) for i in range(len(tokens) - 1))])
+        later = (np.asarray(run.step(tokens[i : i + 1])) for i in range(len(tokens) - 1))
+        return np.concatenate([np.asarray(first), *later])
 
 
 def verify(
