@@ -248,6 +248,29 @@ def bench(
         Console(highlight=False).print(describe.figures(found))
 
 
+@app.command()
+def doctor(
+    provider: Annotated[str, typer.Option(help="The one that must run: auto, cpu, cuda or tensorrt.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Try every provider on this machine: what runs, why not, and what to do. Status 1 if --provider does not run.
+
+    That of auto is cuda where onnxruntime-gpu is installed, and cpu where it is not.
+    """
+    from . import describe, doctor
+    from .providers import targets
+
+    targets(provider)
+    with messages.status("try providers"):
+        found = doctor.examine()
+    if as_json:
+        print(json.dumps(found.json(provider), ensure_ascii=False))
+    else:
+        Console(highlight=False).print(describe.report(found))
+    if not found.sound(provider):
+        raise typer.Exit(1)
+
+
 def _exporting() -> ModuleType:
     """The room that exports, or an error that says what to install."""
     try:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..graphs import Manifest, TensorSpec, contract
 from .bench import Figures
+from .doctor import Report
 from .grounding import Box
 from .verify import Check
 
@@ -33,6 +34,28 @@ def checks(found: list[Check]) -> Table:
         error, allowed = (f"{value:.1e}" if value else "0" for value in (check.error, check.tolerance))
         table.add_row(mark, escape(check.name), check.precision, error, allowed, escape(check.note))
     return table
+
+
+def report(found: Report) -> RenderableType:
+    """What `doctor` found."""
+    about = _rows()
+    packages = ", ".join(f"{name} {version}" for name, version in found.packages.items())
+    about.add_row("packages", escape(packages or "none that pip knows"))
+    about.add_row("onnxruntime", f"{found.version}, for {'the CPU' if found.cuda is None else f'CUDA {found.cuda}'}")
+    about.add_row("build", escape(found.build))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "provider", "libraries", "devices", ""):
+        table.add_column(heading)
+    for attempt in found.attempts:
+        mark = "[green]ok[/]" if attempt.runs else "[bold red]no[/]" if attempt.built else "[dim]-[/]"
+        loaded = sum(library.error is None for library in attempt.libraries)
+        libraries = f"{loaded} of {len(attempt.libraries)} load" if attempt.libraries else ""
+        said = "ran a graph of one node" if attempt.runs else f"{attempt.reason}\nto get it: {attempt.remedy}"
+        devices = "\n".join(f"{number} {name}" for number, name in enumerate(attempt.devices))
+        table.add_row(mark, attempt.provider, libraries, escape(devices), escape(said))
+    end = f"provider auto is {found.auto}" if found.auto else "no provider runs"
+    clash = [f"[bold red]{escape(found.clash)}[/]", ""] if found.clash else []
+    return Group(about, "", *clash, table, "", end)
 
 
 def boxes(found: list[Box]) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from ..graphs import ProviderError
+from ..graphs import InputError, ProviderError
 from . import provider_options
 from .provider_options import PROVIDERS, SESSION
 
@@ -87,7 +87,9 @@ def targets(
     """
     if provider != "auto" and provider not in PROVIDERS:
         raise ProviderError(f"provider {provider!r} is not supported; supported: auto, {', '.join(PROVIDERS)}")
-    options = {**({} if threads is None else {"threads": threads}), **(options or {})}
+    options = dict(options or {})
+    if threads is not None and options.setdefault("threads", threads) != threads:
+        raise InputError(f"threads is {threads}, the provider option threads {options['threads']}; give one of them")
     chosen = (provider,)
     if provider == "auto":
         built = set(ort.get_available_providers())

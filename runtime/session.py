@@ -72,6 +72,11 @@ class Session:
         except ProviderError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no class of their own
+            if captures and "graph capture" in str(error):
+                raise ProviderError(
+                    f"{path}: parts of it run on the host, so its steps cannot be replayed as a CUDA graph; leave the"
+                    " option cuda_graph out"
+                ) from error
             if target.provider != "cpu":
                 raise ProviderError(f"{path} does not load on {target.provider}: {error}") from error
             raise BundleError(f"{path} does not load: {error}; export the bundle again") from error

@@ -16,6 +16,7 @@ def test_json_tells_every_stage(bundle: Path):
     done = run_command("bench", bundle, *FEW, "--json")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
+    assert figures.pop("provider") == "cpu"
     assert all(value > 0 for value in figures.values())
     assert {"load", "preprocess", "vision", "prefill", "decode", "prompt_tokens", "peak_memory"} <= figures.keys()
     assert (figures["tiles"], figures["bundle_bytes"]) == (1, sum(f.stat().st_size for f in _parts(bundle)))
