@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+try:
+    import onnxruntime  # noqa: F401  # before the modules that need it, for the error
+except ImportError as error:
+    raise ImportError(
+        "onnxruntime is not installed; install one: pip install 'onnx-vlm[cpu]' or pip install 'onnx-vlm[gpu]'"
+    ) from error
+
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
 from .conversation import Chat
 from .drawing import draw

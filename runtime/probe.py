@@ -43,7 +43,7 @@ class Attempt:
         provider: "cpu", "cuda" or "tensorrt".
         built: whether the installed ONNX Runtime has the provider.
         libraries: what it needs, each loaded.
-        devices: the names of its devices.
+        devices: the names of its GPUs.
         reason: why it does not run; None if a graph of one node ran on it and gave the right numbers.
         remedy: what to do about that.
     """
@@ -69,7 +69,7 @@ def attempt(target: Target) -> Attempt:
         remedy = f"pip uninstall -y {' '.join(packages())} && pip install '{GPU_PACKAGE}'"
         return Attempt(provider, False, reason=reason, remedy=remedy)
     if provider == "cpu":
-        return _run(target, Attempt(provider, True, devices=("cpu",)))
+        return _run(target, Attempt(provider, True))
     libraries = tuple(load_libraries(provider))
     missing = [library.name for library in libraries if library.error is not None]
     if missing:

@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-try:
-    import onnxruntime as ort
-except ImportError as error:
-    raise ImportError(
-        "onnxruntime is not installed; install one: pip install 'onnx-vlm[cpu]' or pip install 'onnx-vlm[gpu]'"
-    ) from error
+import onnxruntime as ort
 
 from ..graphs import BundleError, GenerationError, GraphSpec, ProviderError, TensorSpec
 from . import providers
