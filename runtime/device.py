@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from ..graphs import GenerationError, TensorSpec, contract
-from . import session, small_graphs
+from ..graphs import GenerationError, TensorSpec, VLMError, contract
+from . import providers, session, small_graphs
 from .cache import pairs, sizes
 from .providers import Target
 from .session import Session
@@ -45,9 +45,8 @@ class Device:
     def __init__(self, decoder: Session, target: Target, max_positions: int) -> None:
         self.decoder, self.target, self._max_positions = decoder, target, max_positions
         self.cache = pairs(decoder.spec)
-        moved = [(past, present) for past, present in self.cache]
-        self._argmax = session.create(small_graphs.argmax(decoder.spec.outputs[0], IDS), target)
-        self._gather = session.create(small_graphs.gather(moved, ROWS), target)
+        self._argmax = self._small(small_graphs.argmax(decoder.spec.outputs[0], IDS))
+        self._gather = self._small(small_graphs.gather(self.cache, ROWS))
         self._graphs = itertools.count(1)
         self._free: Buffers | None = None
 
@@ -92,6 +91,12 @@ class Device:
     def graph_id(self) -> int:
         """The number of a new CUDA graph."""
         return next(self._graphs)
+
+    def _small(self, model: bytes) -> ort.InferenceSession:
+        with failing():
+            made = session.create(model, self.target)
+            providers.check_placement("a graph of one operator", providers.placement(made), self.target)
+        return made
 
     def _keep(self, buffers: Buffers) -> None:
         """Hold the buffers of a batch that is gone for the next one like it, instead of those held before."""
@@ -260,5 +265,7 @@ def failing() -> Iterator[None]:
     """Errors of ONNX Runtime, which share no class of their own, as ours."""
     try:
         yield
+    except VLMError:
+        raise
     except Exception as error:
         raise GenerationError(f"the device failed: {error}") from error

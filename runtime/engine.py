@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from .limits import Limits
 from .prompt import Encoded
 from .providers import Target
 from .session import Session
+
+Scores: TypeAlias = np.ndarray | Logits
 
 
 class Engine:
@@ -100,7 +103,7 @@ class Engine:
         capacity = tokens if self._device is None else self._device.capacity(tokens)
         return Cache.nbytes(self._decoder.spec, rows, capacity)
 
-    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[np.ndarray | Logits, Run]:
+    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[Scores, Run]:
         """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.
 
         There is room for `copies` rows a prompt.
@@ -113,7 +116,7 @@ class Engine:
             run = RunOnDevice(self, self._device.start(len(prompts), rows, tokens))
         return run.feed(merge.pad_right(prompts), lengths), run
 
-    def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[np.ndarray, Run]:
+    def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Scores, Run]:
         """Go on from the first `length` tokens of a run's first row with `rest` (tokens, hidden), the end of a prompt.
 
         As `start` of the whole prompt, where a token sees only what stands before it. `run` is used up.
@@ -148,7 +151,7 @@ class Run:
         self._binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
         cache.bind(self._binding)
 
-    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Scores:
         """Run `inputs_embeds` (batch, sequence, hidden), `lengths` (batch,) of it valid; logits (batch, vocab)."""
         inputs = self.cache.extend(lengths)
         inputs[contract.INPUTS_EMBEDS] = inputs_embeds
@@ -159,13 +162,13 @@ class Run:
         self._engine._decoder.run_bound(self._binding)
         return self._binding.get_outputs()[0].numpy()[:, 0]
 
-    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Scores:
         """Go on with `rows` (new batch,) of the batch, some perhaps several times, and append one id to each."""
         if self.cache.keep(rows):
             self.cache.bind(self._binding)
         return self.step(ids)
 
-    def step(self, ids: np.ndarray) -> np.ndarray:
+    def step(self, ids: np.ndarray) -> Scores:
         """Append one id a row (batch,); the logits (batch, vocab) after it."""
         return self.feed(self._engine.embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))
 
@@ -180,14 +183,14 @@ class RunOnDevice(Run):
     def __init__(self, engine: Engine, run: DeviceRun) -> None:
         self._engine, self._run = engine, run
 
-    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Logits:
+    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Scores:
         return self._run.feed(inputs_embeds, lengths)
 
-    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Logits:
+    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Scores:
         self._run.keep(rows)
         return self.step(ids)
 
-    def step(self, ids: np.ndarray) -> Logits:
+    def step(self, ids: np.ndarray) -> Scores:
         return self._run.step(self._engine.embed_tokens(ids[:, None]))
 
     def cut(self, length: int, rows: int, tokens: int) -> Run:

@@ -74,12 +74,13 @@ def attempt(target: Target) -> Attempt:
     missing = [library.name for library in libraries if library.error is not None]
     if missing:
         return Attempt(provider, True, libraries, (), f"libraries do not load: {', '.join(missing)}", _install(missing))
-    devices, reason = cuda_devices()
-    found = Attempt(provider, True, libraries, tuple(devices), reason, reason and _driver_remedy())
-    if reason is None and target.device_id >= len(devices):
-        reason = f"there is no GPU {target.device_id}; there are {len(devices)}, numbered from 0"
-        return Attempt(provider, True, libraries, tuple(devices), reason, "choose another device_id")
-    return _run(target, found) if reason is None else found
+    devices, problem = cuda_devices()
+    if problem is not None:
+        return Attempt(provider, True, libraries, (), problem, _driver_remedy())
+    if target.device_id >= len(devices):
+        problem = f"there is no GPU {target.device_id}; there are {len(devices)}, numbered from 0"
+        return Attempt(provider, True, libraries, tuple(devices), problem, "choose another device_id")
+    return _run(target, Attempt(provider, True, libraries, tuple(devices)))
 
 
 def require(target: Target) -> None:

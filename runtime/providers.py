@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,7 @@ def targets(
     options = dict(options or {})
     if threads is not None and options.setdefault("threads", threads) != threads:
         raise InputError(f"threads is {threads}, the provider option threads {options['threads']}; give one of them")
-    chosen = (provider,)
+    chosen: Sequence[str] = (provider,)
     if provider == "auto":
         built = set(ort.get_available_providers())
         chosen = [one for one in AUTO if PROVIDERS[one] in built and provider_options.takes(one, options)] or ("cpu",)

@@ -38,7 +38,7 @@ def answer(
     """Answers to prompts, by the strategy that the settings ask for.
 
     Args:
-        logits: (prompts, vocab), those after the prompts.
+        logits: (prompts, vocab), those after the prompts: an array, or what stands for one that is on a device.
         step: appends ids to rows, as `decode` and `search` ask for it.
         prompts: the ids of each.
         settings: with max_new_tokens set.

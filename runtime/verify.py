@@ -123,7 +123,7 @@ def verify(
     prompt, picture, arrays = expected or bundle_proof(found, folder)
     tell("load")
     vlm = load(bundle, provider, threads, provider_options, allow_fallback)
-    checks.append(Check("provider", "", 0.0, 0.0, vlm.provider))
+    checks.append(Check("provider", "", 0.0, 0.0, "; ".join((vlm.provider, *vlm.passed_over))))
     for check in compare(Loaded(vlm), prompt, picture, arrays):
         tell(check.name)
         checks.append(check)
