@@ -16,6 +16,7 @@ from onnx_vlm.runtime.verify import verify
 
 STAGES = [
     "files",
+    "provider",
     "input_ids",
     "pixel_values",
     "vision_features",
