@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..graphs import InputError, VLMError
-from . import talk
+from . import flags, talk
+from .flags import AllowFallback, Provider, ProviderOptions
 
 app = typer.Typer(
     help="Vision-language models as ONNX: export a checkpoint once, then ask about pictures without PyTorch.",
@@ -24,14 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 messages = Console(stderr=True, highlight=False)
-Provider = Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt; another than auto runs there or fails.")]
-ProviderOptions = Annotated[
-    list[str] | None,
-    typer.Option("--provider-option", metavar="NAME=VALUE", help="Such as device_id=1; may be given several times."),
-]
-AllowFallback = Annotated[
-    bool, typer.Option("--allow-fallback", help="Let the CPU run what the provider has no kernel for.")
-]
 
 
 def main() -> None:
@@ -124,15 +117,10 @@ def generate(
     """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
     from . import describe, drawing, grounding, model
     from .image import read
-    from .provider_options import parse
 
     if draw is not None:
         _check_drawing(draw, image)
-    vlm = model.load(
-        bundle, provider, threads, parse(provider_option), allow_fallback, embedding_folder=embedding_folder
-    )
-    for reason in vlm.passed_over:
-        messages.print(f"[yellow]not on the GPU:[/] {_plain(reason)}", soft_wrap=True)
+    vlm = flags.load(bundle, provider, threads, provider_option, allow_fallback, embedding_folder)
     options = {
         "max_new_tokens": max_new_tokens, "stop": stop, "do_sample": do_sample, "temperature": temperature,
         "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed, "repetition_penalty": repetition_penalty,

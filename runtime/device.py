@@ -79,9 +79,13 @@ class Device:
         with failing():
             self._gather.run_with_iobinding(binding)
 
+    def capacity(self, tokens: int) -> int:
+        """The capacity of buffers for so many tokens."""
+        return bucket(tokens, self._max_positions)
+
     def start(self, batch: int, rows: int, tokens: int) -> DeviceRun:
         """A batch with room for `rows` rows of `tokens` tokens."""
-        wanted, free = (rows, bucket(tokens, self._max_positions)), self._free
+        wanted, free = (rows, self.capacity(tokens)), self._free
         self._free = None
         buffers = free if free is not None and free.size == wanted else Buffers(self, *wanted)
         run = DeviceRun(buffers, batch)
@@ -138,6 +142,14 @@ class Buffers:
             self._sets.append(self._zeros())
         before, self._current = self._current, 1 - self._current
         self.device.gather(rows, self._sets[before], self._sets[self._current])
+
+    def copy_start(self, length: int, other: Buffers) -> None:
+        """Copy the first `length` tokens of the first row to larger buffers, through the host: it is done seldom."""
+        for mine, theirs in zip(self._sets[self._current], other._sets[other._current]):
+            with failing():
+                copied = np.zeros_like(theirs.numpy())
+                copied[0, :, :length] = mine.numpy()[0, :, :length]
+                theirs.update_inplace(copied)
 
     def step(self, batch: int) -> Step:
         """The step for the first `batch` rows of the buffers in use."""
@@ -202,6 +214,15 @@ class DeviceRun:
         """Go on with `rows` (new batch,) of the batch, some perhaps several times."""
         self._buffers.keep(rows)
         self._lengths = self._lengths[rows]
+
+    def cut(self, length: int, rows: int, tokens: int) -> DeviceRun:
+        """A run of the first `length` tokens of the first row, with the room asked for; use no other after it."""
+        run, (most, capacity) = self, self._buffers.size
+        if rows > most or tokens > capacity:
+            run = self._device.start(1, rows, tokens)
+            self._buffers.copy_start(length, run._buffers)
+        run._lengths = np.array([length], np.int32)
+        return run
 
     def step(self, inputs_embeds: np.ndarray) -> Logits:
         """Run one token a row, `inputs_embeds` (batch, 1, hidden); the logits (batch, vocab) after it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .decode import Step, decode
+from .decode import Step, decode, on_host
 from .stops import EndTokens
 
 
@@ -31,7 +31,7 @@ def score(
         return chosen[0]
 
     longest = max(map(len, candidates)) + 1
-    for _ in decode(logits, step, [()], choose, [], EndTokens(end_ids), longest, len(candidates)):
+    for _ in decode(np.asarray(logits), on_host(step), [()], choose, [], EndTokens(end_ids), longest, len(candidates)):
         pass
     return found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .beam import Beams, BeamSettings, search
-from .decode import Sample, Step, decode, greedy
+from .decode import Sample, Step, decode, greedy, on_host
 from .filters import Filter, MinP, NoRepeatNGrams, RepetitionPenalty, Temperature, TopK, TopP
 from .options import Settings
 from .stops import AnyOf, EndTokens, Stop
@@ -70,11 +70,6 @@ def answer(
     ]
     found = search(logits, step, started, beams)
     return [[Answer(ids, score) for score, ids in some[:returned]] for some in found]
-
-
-def on_host(step: Step) -> Step:
-    """`step`, whose logits are arrays wherever they were computed; greedy decoding alone needs no more than ids."""
-    return lambda rows, ids: np.asarray(step(rows, ids))
 
 
 def filters(settings: Settings, end_ids: int, constraints: Sequence[Filter]) -> list[Filter]:

@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from . import flags
+from .flags import AllowFallback, Provider, ProviderOptions
+
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)]
 Images = Annotated[list[Path] | None, typer.Option("--image", help="A picture; may be given several times.")]
 Video = Annotated[Path | None, typer.Option(help="A video, or a folder with a picture a frame.")]
-Provider = Annotated[str, typer.Option(help="auto or cpu.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for one operator.")]
 Folder = Annotated[Path | None, typer.Option(help="Keep what pictures are encoded to here.")]
 
@@ -23,6 +25,8 @@ def chat(
     image: Images = None,
     video: Video = None,
     provider: Provider = "auto",
+    provider_option: ProviderOptions = None,
+    allow_fallback: AllowFallback = False,
     threads: Threads = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Where each answer is cut.")] = None,
     embedding_folder: Folder = None,
@@ -31,9 +35,8 @@ def chat(
 
     Where the model knows turns, a question may refer to those before it.
     """
-    from . import model
-
-    conversation = model.load(bundle, provider, threads, embedding_folder=embedding_folder).chat(image, video)
+    vlm = flags.load(bundle, provider, threads, provider_option, allow_fallback, embedding_folder)
+    conversation = vlm.chat(image, video)
     asking = sys.stdin.isatty()
     while True:
         if asking:
@@ -54,14 +57,14 @@ def score(
     image: Images = None,
     video: Video = None,
     provider: Provider = "auto",
+    provider_option: ProviderOptions = None,
+    allow_fallback: AllowFallback = False,
     threads: Threads = None,
     embedding_folder: Folder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print the log-probability of each of several answers, the likeliest first."""
-    from . import model
-
-    vlm = model.load(bundle, provider, threads, embedding_folder=embedding_folder)
+    vlm = flags.load(bundle, provider, threads, provider_option, allow_fallback, embedding_folder)
     scores = sorted(vlm.score(prompt, image, candidate, videos=video), key=lambda one: -one.log_probability)
     if as_json:
         print(json.dumps({"scores": [dataclasses.asdict(one) for one in scores]}, ensure_ascii=False))

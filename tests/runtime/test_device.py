@@ -55,6 +55,17 @@ def test_of_greedy_decoding_only_ids_leave_the_device(
         assert [answer.token_ids for answer in device.generate(PROMPTS, pictures)] == expected
 
 
+def test_a_conversation_and_scores_are_those_of_the_host(bundles: Callable[[str], Path], pictures: list):
+    folder, told = bundles("perception_lm"), []
+    for vlm in (load(folder, provider="cpu", threads=1), on_device(folder, True)):
+        chat = vlm.chat(pictures[0])
+        turns = [chat.ask(question, max_new_tokens=8).token_ids for question in ("Describe it.", "How many?", "Why?")]
+        longer = chat.ask("And now?", max_new_tokens=300).token_ids  # needs larger buffers
+        scores = [one.log_probability for one in vlm.score("How many?", pictures[0], ["one", "two circles"])]
+        told.append((turns, longer, np.round(scores, 4).tolist()))
+    assert told[0] == told[1]
+
+
 def test_buffers_wait_for_the_next_batch_like_theirs(bundle: Path):
     device = on_device(bundle, False)._engine._device
     first = device.start(2, 4, 100)._buffers
