@@ -115,7 +115,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
-    from . import describe, drawing, grounding, model
+    from . import describe, drawing, grounding
     from .image import read
 
     if draw is not None:
