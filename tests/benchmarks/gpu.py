@@ -1,6 +1,6 @@
 """A machine with a GPU: are answers the same there, and how fast do they come?
 
-    python tests/benchmarks/cuda.py PROCESSORS [--provider cuda] [--model PerceptionLM-1B] [--new-tokens 128]
+    python tests/benchmarks/gpu.py PROCESSORS [--provider cuda] [--model PerceptionLM-1B] [--new-tokens 128]
 
 First the four trained checkpoints, in float16: every stage against the bundle's proof, and tokens against those of the
 same bundle on the CPU, one by one, in a batch, with beams, and with a step replayed as a CUDA graph where the graph
