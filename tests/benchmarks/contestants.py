@@ -105,6 +105,7 @@ class Torch(Contestant):
         from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
         torch.set_num_threads(THREADS)
+        torch.set_grad_enabled(False)
         self.torch, self.cache, self.dtype = torch, DynamicCache, getattr(torch, dtype)
         self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=self.dtype).eval()
         self.processor = AutoProcessor.from_pretrained(model)
@@ -120,10 +121,9 @@ class Torch(Contestant):
         self._feed(self.model.get_input_embeddings()(self._ids[:, None]))
 
     def _feed(self, inputs_embeds: Any) -> None:
-        with self.torch.inference_mode():
-            decoder = self.model.model.language_model
-            last = decoder(inputs_embeds=inputs_embeds, past_key_values=self._past, use_cache=True).last_hidden_state
-            self._ids = self.model.lm_head(last[:, -1]).argmax(-1)
+        decoder = self.model.model.language_model
+        last = decoder(inputs_embeds=inputs_embeds, past_key_values=self._past, use_cache=True).last_hidden_state
+        self._ids = self.model.lm_head(last[:, -1]).argmax(-1)
 
     def vision(self, tiles: int) -> dict[str, float]:
         tower = self.model.config.vision_config
@@ -131,8 +131,7 @@ class Torch(Contestant):
         pixels = self.torch.randn(tiles, 3, side, side, dtype=self.dtype)
         if self.model.config.model_type == "perception_lm":
             pixels = pixels[None]
-        with self.torch.inference_mode():
-            return {"vision": seconds(lambda: self.model.get_image_features(pixel_values=pixels))}
+        return {"vision": seconds(lambda: self.model.model.get_image_features(pixel_values=pixels))}
 
     def answer(self, picture: str, new_tokens: int) -> dict[str, float]:
         length = []
@@ -140,10 +139,9 @@ class Torch(Contestant):
         def work() -> None:
             inputs = self._inputs(picture).to(self.dtype)
             length.append(inputs["input_ids"].shape[1])
-            with self.torch.inference_mode():
-                self.model.generate(
-                    **inputs, min_new_tokens=new_tokens, max_new_tokens=new_tokens, do_sample=False, num_beams=1
-                )
+            self.model.generate(
+                **inputs, min_new_tokens=new_tokens, max_new_tokens=new_tokens, do_sample=False, num_beams=1
+            )
 
         return {"answer": seconds(work), "prompt_tokens": length[0]}
 

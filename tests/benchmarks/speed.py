@@ -1,6 +1,6 @@
 """How fast bundles are beside other runtimes, in one run: a table of medians over interleaved rounds, and their ratios.
 
-    python tests/benchmarks/speed.py decoder BUNDLE --checkpoint CHECKPOINT --peers FOLDER [--python PYTHON]
+    python tests/benchmarks/speed.py decoder BUNDLE --checkpoint CHECKPOINT [--peers FOLDER --python PYTHON]
     python tests/benchmarks/speed.py vision  BUNDLE --checkpoint CHECKPOINT
     python tests/benchmarks/speed.py answer  BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
     python tests/benchmarks/speed.py scaling BUNDLE
@@ -50,12 +50,16 @@ class Worker:
         self._process.wait()
 
 
-def interleaved(workers: dict[str, Worker], rounds: int, work: str, **asked: Any) -> dict[str, dict[str, float]]:
-    """What each contestant answers, the medians of `rounds`."""
+def interleaved(
+    workers: dict[str, Worker], options: argparse.Namespace, work: str, **asked: Any
+) -> dict[str, dict[str, float]]:
+    """What each contestant answers, the medians of all rounds after those that warm up."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
-    for _ in range(rounds):
+    for turn in range(options.warmup + options.rounds):
         for name, worker in workers.items():
-            found[name].append(worker.ask(work, **asked))
+            answer = worker.ask(work, **asked)
+            if turn >= options.warmup:
+                found[name].append(answer)
     return {name: {key: median(one[key] for one in some) for key in some[0]} for name, some in found.items()}
 
 
@@ -71,18 +75,14 @@ def torches(options: argparse.Namespace) -> dict[str, Worker]:
 
 
 def decoder(options: argparse.Namespace) -> None:
-    peers, python = options.peers, options.python
-    workers = {
-        "ours": Worker("ours", options.bundle),
-        "llama.cpp Q4_0": Worker("llama.cpp", peers / "llama.gguf", python),
-        "OpenVINO int4": Worker("openvino", peers / "openvino", python),
-        "onnxruntime-genai int4": Worker("genai", peers / "genai", python),
-        **torches(options),
-    }
+    workers = {"ours": Worker("ours", options.bundle), **torches(options)}
+    if options.peers is not None:
+        files = {"llama.cpp": "llama.gguf", "openvino": "openvino", "genai": "genai"}
+        workers |= {kind: Worker(kind, options.peers / file, options.python) for kind, file in files.items()}
     weights = (options.bundle / "decoder.onnx.data").stat().st_size
     for tokens in (256, 1024):
-        found = interleaved(workers, options.rounds, "decode", tokens=tokens, steps=16)
-        bandwidth = interleaved({"ours": workers["ours"]}, options.rounds, "bandwidth")["ours"]["bandwidth"]
+        found = interleaved(workers, options, "decode", tokens=tokens, steps=16)
+        bandwidth = interleaved({"ours": workers["ours"]}, options, "bandwidth")["ours"]["bandwidth"]
         ours = found.pop("ours")
         for name, theirs in found.items():
             a, b = tokens / ours["prefill"], tokens / theirs["prefill"]
@@ -96,7 +96,7 @@ def decoder(options: argparse.Namespace) -> None:
 
 
 def vision(options: argparse.Namespace) -> None:
-    found = interleaved({"ours": Worker("ours", options.bundle), **torches(options)}, options.rounds, "vision", tiles=1)
+    found = interleaved({"ours": Worker("ours", options.bundle), **torches(options)}, options, "vision", tiles=1)
     ours = found.pop("ours")["vision"]
     for name, theirs in found.items():
         row("vision encoder, one tile", f"{ours:.2f} s", name, f"{theirs['vision']:.2f} s", theirs["vision"] / ours)
@@ -105,7 +105,7 @@ def vision(options: argparse.Namespace) -> None:
 def answer(options: argparse.Namespace) -> None:
     workers = {"ours": Worker("ours", options.bundle, max_tiles=options.tiles), **torches(options)}
     for new_tokens in (1, 64):
-        found = interleaved(workers, options.rounds, "answer", picture=str(options.picture), new_tokens=new_tokens)
+        found = interleaved(workers, options, "answer", picture=str(options.picture), new_tokens=new_tokens)
         assert len({one["prompt_tokens"] for one in found.values()}) == 1, found
         ours = found.pop("ours")["answer"]
         for name, theirs in found.items():
@@ -124,12 +124,16 @@ def scaling(options: argparse.Namespace) -> None:
     row("load to first token", f"{first:.2f} s", "-", "-", 1)
     row("memory then", f"{resident / 1e9:.2f} GB", "the bundle", f"{size / 1e9:.2f} GB", resident / size)
     row("peak memory", f"{peak / 1e9:.2f} GB", "the bundle", f"{size / 1e9:.2f} GB", peak / size)
-    workers = {"ours": Worker("ours", options.bundle)}
-    found = [interleaved(workers, 1, "decode", tokens=64, steps=8, rows=rows) for rows in (1, 8) * options.rounds]
-    one, eight = (median(some["ours"]["step"] for some in found[start::2]) for start in (0, 1))
+    worker = Worker("ours", options.bundle)
+
+    def steps(*work: tuple[int, int]) -> list[float]:
+        """Seconds of a step after so many tokens, of so many rows."""
+        found = [[worker.ask("decode", tokens=tokens, steps=8, rows=rows) for tokens, rows in work] for _ in range(3)]
+        return [median(one["step"] for one in some) for some in zip(*found)]
+
+    one, eight = steps((64, 1), (64, 8))
     row("decode of 8 rows", f"{8 / eight:.1f} tok/s", "one row", f"{1 / one:.1f} tok/s", 8 * one / eight)
-    found = [interleaved(workers, 1, "decode", tokens=tokens, steps=8) for tokens in (100, 8000) * options.rounds]
-    short, long = (median(some["ours"]["step"] for some in found[start::2]) for start in (0, 1))
+    short, long = steps((100, 1), (8000, 1))
     row("a token after 8000", f"{1e3 * long:.0f} ms", "after 100", f"{1e3 * short:.0f} ms", long / short)
 
 
@@ -144,6 +148,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int)
     parser.add_argument("--dtypes", nargs="*", default=DTYPES, help="of PyTorch")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before those that count")
     options = parser.parse_args()
     print("| what | ours | against | theirs | ratio |\n|---|---|---|---|---|", flush=True)
     globals()[options.section](options)
