@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
@@ -133,13 +134,14 @@ def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Ses
     """The graphs of a bundle by name."""
     if target.provider != "cpu":
         probe.require(target)
-    return {
-        name: Session(
-            folder / f"{name}.onnx", manifest.graphs[name], target, target.captures and name == contract.DECODER
-        )
-        for name in (*contract.GRAPHS, contract.MASK_DECODER)
-        if name in manifest.graphs
-    }
+
+    def opened(name: str) -> Session:
+        captures = target.captures and name == contract.DECODER
+        return Session(folder / f"{name}.onnx", manifest.graphs[name], target, captures)
+
+    names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
+    with ThreadPoolExecutor(len(names)) as pool:  # one thread lays out the weights of a session
+        return dict(zip(names, pool.map(opened, names)))
 
 
 class Run:

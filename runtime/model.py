@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -87,8 +88,10 @@ class VLM:
     ) -> None:
         self.manifest, self.limits = manifest.load(folder), limits
         tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
-        self._prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
-        self._engine = Engine(folder, self.manifest, targets, limits.vision_memory)
+        with ThreadPoolExecutor(1) as pool:  # a large vocabulary takes as long as the graphs
+            prompts = pool.submit(Prompts, folder, self.manifest.prompt, tile_tokens)
+            self._engine = Engine(folder, self.manifest, targets, limits.vision_memory)
+            self._prompts = prompts.result()
         self.provider = self._engine.target.provider
         self.placement: Mapping[str, providers.Placement] = self._engine.placement
         self.passed_over = tuple(self._engine.passed_over)

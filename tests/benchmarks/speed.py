@@ -124,17 +124,21 @@ def scaling(options: argparse.Namespace) -> None:
     row("load to first token", f"{first:.2f} s", "-", "-", 1)
     row("memory then", f"{resident / 1e9:.2f} GB", "the bundle", f"{size / 1e9:.2f} GB", resident / size)
     row("peak memory", f"{peak / 1e9:.2f} GB", "the bundle", f"{size / 1e9:.2f} GB", peak / size)
-    worker = Worker("ours", options.bundle)
-
-    def steps(*work: tuple[int, int]) -> list[float]:
-        """Seconds of a step after so many tokens, of so many rows."""
-        found = [[worker.ask("decode", tokens=tokens, steps=8, rows=rows) for tokens, rows in work] for _ in range(3)]
-        return [median(one["step"] for one in some) for some in zip(*found)]
-
-    one, eight = steps((64, 1), (64, 8))
+    one, eight = steps(options, (64, 1), (64, 8))
     row("decode of 8 rows", f"{8 / eight:.1f} tok/s", "one row", f"{1 / one:.1f} tok/s", 8 * one / eight)
-    short, long = steps((100, 1), (8000, 1))
+    short, long = steps(options, (100, 1), (8000, 1))
     row("a token after 8000", f"{1e3 * long:.0f} ms", "after 100", f"{1e3 * short:.0f} ms", long / short)
+
+
+def steps(options: argparse.Namespace, *work: tuple[int, int]) -> list[float]:
+    """Seconds of a step after so many tokens, of so many rows, taken in turns."""
+    workers = [Worker("ours", options.bundle) for _ in work]
+    for worker, (tokens, rows) in zip(workers, work):
+        worker.ask("decode", tokens=tokens, steps=2, rows=rows)
+    found = [[worker.ask("go_on", steps=8)["step"] for worker in workers] for _ in range(options.rounds)]
+    for worker in workers:
+        worker.stop()
+    return [median(some) for some in zip(*found)]
 
 
 def main() -> None:
