@@ -28,6 +28,7 @@ def optimize(model: ir.Model) -> None:
     common.InlinePass()(model)
     with quiet("onnxscript"):
         _simplify(model)
+        _fold_resizes(model)
         onnx_fusions.fuse(model)
         tidy.drop_reshape_round_trips(model)
         _simplify(model)
@@ -35,6 +36,17 @@ def optimize(model: ir.Model) -> None:
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)
     tidy.drop_metadata(model)
+
+
+def _fold_resizes(model: ir.Model) -> None:
+    """Compute interpolated positions, which depend on weights alone: TensorRT has no such Resize."""
+    behind, waiting = set(), [node for node in model.graph if node.op_type == "Resize"]
+    while waiting:
+        behind.add(node := waiting.pop())
+        waiting.extend(set(node.predecessors()) - behind)
+    given = {value for node in behind for value in node.inputs if value is not None and value.is_graph_input()}
+    if not given:
+        onnxscript.optimizer.fold_constants(model, should_fold=lambda node: node in behind or None)
 
 
 def _simplify(model: ir.Model) -> None:
