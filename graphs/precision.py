@@ -11,9 +11,12 @@ from .weights import KEPT_IN_GRAPH, Weight
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
-#: Sums over many values, whose terms may overflow where their result does not, and what has no float16 kernel; pooling
-#: and transposes because ONNX Runtime 1.31 crashes when it lays float16 ones out anew. Reshapes beside them go along.
-ALWAYS_FLOAT = {"AveragePool", "ReduceL2", "ReduceMean", "ReduceSum", "Resize", "Transpose"}
+#: Sums over many values, whose terms may overflow where their result does not; squares and roots of a norm, which
+#: underflow; what has no float16 kernel; pooling and transposes because ONNX Runtime 1.31 crashes when it lays float16
+#: ones out anew. Reshapes beside them go along, and what lies between them.
+ALWAYS_FLOAT = {
+    "AveragePool", "Pow", "Reciprocal", "ReduceL2", "ReduceMean", "ReduceSum", "Resize", "Sqrt", "Transpose",
+}  # fmt: skip
 
 
 def store(model: ir.Model, dtype: ir.DataType) -> int:
@@ -111,7 +114,10 @@ def _in_float(model: ir.Model, keep: Collection[str]) -> set[ir.Node]:
     grown = True
     while grown:
         beside = {other for node in wide for other in (*node.predecessors(), *node.successors())}
-        beside = {node for node in beside if node.op_type == "Reshape"}
+        beside = {
+            node for node in beside
+            if node.op_type == "Reshape" or wide.issuperset((*node.predecessors(), *node.successors()))
+        }  # fmt: skip
         grown = bool(beside - wide)
         wide |= beside
     return wide
