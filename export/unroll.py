@@ -176,11 +176,11 @@ class _Layers:
 
 
 def _is_constant(value: ir.Value) -> bool:
-    """Whether a value is computed from nothing that varies."""
+    """Whether a value is computed from nothing that varies but sizes, which are those of the inputs in every layer."""
     node = value.producer()
     if node is None:
         return value.is_initializer()
-    return all(one is None or _is_constant(one) for one in node.inputs)
+    return node.op_type == "Shape" or all(one is None or _is_constant(one) for one in node.inputs)
 
 
 def _same_attributes(a: ir.Node, b: ir.Node) -> bool:
