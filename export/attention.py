@@ -1,7 +1,8 @@
 """The attention that transformers' modules call while they are traced: one fused operator a layer.
 
 Registered with transformers under `NAME`; nothing here computes, it only puts nodes into the graph. Vision towers get
-`com.microsoft::MultiHeadAttention`, decoders `com.microsoft::GroupQueryAttention` over a KV buffer.
+`com.microsoft::MultiHeadAttention`, decoders `com.microsoft::GroupQueryAttention` over a KV buffer. `standard` is the
+same in operators of the ONNX standard.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import onnx_ir as ir
 import torch
 
 from ..graphs import ExportError, contract, manifest, weights
-from . import family, hub, lower, masks, target, trace
+from . import family, hub, lower, masks, portable, standard, trace
+from . import target as place
 from .checkpoint import Checkpoint, Weights
 from .decoder import name_cache_outputs
 from .optimize import optimize
@@ -29,6 +30,7 @@ def export_model(
     precision: str = "fp32",
     vision_precision: str | None = None,
     block_size: int = 128,
+    target: str = portable.ONNXRUNTIME,
     adapter: str | Path | None = None,
     mask_decoder: str | Path | None = None,
     overwrite: bool = False,
@@ -45,6 +47,8 @@ def export_model(
             in blocks, products with 8-bit integers, 8-bit embeddings.
         vision_precision: of vision encoder and projector; if None "int8" where `precision` is "int4", else the same.
         block_size: how many weights share a scale in int8 and int4: 32, 64 or 128.
+        target: "onnxruntime", graphs with ONNX Runtime's fused operators; "portable", graphs of the ONNX standard's
+            alone, as TensorRT parses them, in fp32, fp16 or bf16.
         adapter: a LoRA adapter as PEFT saves it, a folder or an id, that is merged into the weights.
         mask_decoder: the published weights of the VQ-VAE whose codes the model writes for `segment` prompts,
             `vae-oid.npz`; the bundle makes masks of the codes with it.
@@ -58,40 +62,46 @@ def export_model(
 
     Raises:
         CheckpointError: if `checkpoint` is none, is of an unsupported type or has weights that do not fit its config.
-        ExportError: if `output` exists and may not be replaced, a precision is unknown, there is too little disk, or
-            the bundle does not do what the source model does.
+        ExportError: if `output` exists and may not be replaced, a precision or target is unknown, there is too little
+            disk, or the bundle does not do what the source model does.
     """
     tell = progress or (lambda *_: None)
     precisions = lower.choose(precision, vision_precision, block_size)
+    portable.check(target, precisions)
     output = Path(output)
-    target.check(output, overwrite)
+    place.check(output, overwrite)
     source = hub.open_checkpoint(checkpoint, adapter)
     chosen = family.find(source.config.get("model_type"))
     behaviour = chosen.behaviour(source)
     mask_weights = masks.read(mask_decoder, behaviour.grounding) if mask_decoder is not None else None
-    with target.written_aside(output) as folder:
+    with place.written_aside(output) as folder:
         with trace.fake_weights():
             stages = chosen.build(source)
+            if target == portable.PORTABLE:
+                portable.standardise(stages)
             read = Weights(source, stages.model)
             if mask_weights is not None:
                 stages = mask_weights.added_to(stages)
                 precisions[contract.MASK_DECODER] = "fp32"
             estimate = lower.estimate(_parts(stages), precisions, block_size, prove)
             tell(str(estimate), 0, estimate.disk)
-            target.check_room(folder, estimate.disk)
+            place.check_room(folder, estimate.disk)
             graphs = {}
             for name, spec in stages.graphs.items():
                 tell(f"trace {name}", 0, 0)
-                graphs[name] = trace.trace(stages.modules[name], spec)
+                opset = standard.OPSET if target == portable.PORTABLE else trace.OPSET
+                graphs[name] = trace.trace(stages.modules[name], spec, opset)
         for name, graph in graphs.items():
             _complete(graph, name, stages, read)
+            if target == portable.PORTABLE:
+                portable.check_operators(name, graph)
             lower.graph(graph, name, precisions[name], block_size)
         table = lower.table(read.sources[read.names[id(stages.embed_tokens)]], precisions[lower.EMBED_TOKENS])
         _write(folder, graphs, table, tell)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
         if isinstance(behaviour.prompt, manifest.Chat):
             (folder / contract.CHAT_TEMPLATE).write_text(source.chat_template(), encoding="utf-8")
-        made = _manifest(source, stages, behaviour, precisions)
+        made = _manifest(source, stages, behaviour, precisions, target)
         if "fp16" in precisions.values():
             tell("find values too large for float16", 0, 0)
             made = _narrow(folder, made, behaviour.example)
@@ -196,17 +206,20 @@ def _files(folder: Path, hashed: bool = True) -> dict[str, manifest.File]:
 
 
 def _manifest(
-    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, precisions: dict[str, str]
+    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, precisions: dict[str, str], target: str
 ) -> manifest.Manifest:
     """The manifest of a bundle that has no files and no proof yet."""
     adapter = {"adapter": source.adapter.name} if source.adapter else {}
     return manifest.Manifest(
         format=manifest.FORMAT,
+        target=target,
         source={"checkpoint": source.name, "model_type": source.config["model_type"], **adapter},
         made_with={package: version(package) for package in MADE_WITH},
         precision=precisions,
         float32_nodes={},
         graphs=dict(stages.graphs),
+        profiles=portable.profiles(stages, behaviour) if target == portable.PORTABLE else {},
+        cache="copied" if target == portable.PORTABLE else "in_place",
         image=behaviour.image,
         video=behaviour.video,
         prompt=behaviour.prompt,

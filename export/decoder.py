@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..graphs import CheckpointError, GraphSpec, contract
 from .attention import CachedAttention, replaced
+from .standard import WrittenCache
 
 Array = np.ndarray
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -28,6 +29,10 @@ class Decoder(torch.nn.Module):
         causal: whether a token sees only what stands before it. If not, the tokens of a prefill see each other, and a
             decoded token sees all before it.
         head_dim: the width of an attention head.
+
+    Attributes:
+        standard: whether the graph is to be of the ONNX standard's operators alone; then `causal_lm` must have the
+            attention `standard.NAME`.
     """
 
     HEAD_DIM_MULTIPLE = 8  #: what the attention operator asks of `head_dim`
@@ -43,6 +48,7 @@ class Decoder(torch.nn.Module):
         self.causal_lm = causal_lm
         self.causal = causal
         self.head_dim = head_dim
+        self.standard = False
         self.register_buffer("cos_cache", None)
         self.register_buffer("sin_cache", None)
 
@@ -71,6 +77,8 @@ class Decoder(torch.nn.Module):
             list(zip(past[::2], past[1::2])),
             sequence_lengths, total_sequence_length, self.cos_cache, self.sin_cache, self.causal,
         )  # fmt: skip
+        if self.standard:
+            cached = WrittenCache.of(cached, inputs_embeds.shape[1])
         with replaced(sys.modules[type(self.causal_lm).__module__], slice_logits_to_keep=pick_rows):
             return self.run(inputs_embeds, cached, logits_to_keep=logits_indices, use_cache=False).logits
 
@@ -121,10 +129,8 @@ class RotaryDecoder(Decoder):
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
         masks = None
         if self.window is not None:
-            bias = window_bias(inputs_embeds, cached.sequence_lengths, cached.total_sequence_length, self.window)
-            masks = {"full_attention": None, "sliding_attention": bias}
-        module = sys.modules[type(self.causal_lm).__module__]
-        with replaced(module, apply_rotary_pos_emb=lambda query, key, *_, **__: (query, key)):
+            masks = {"full_attention": None, "sliding_attention": self._sliding(inputs_embeds.shape[1], cached)}
+        with self._rotation(cached):
             return self.causal_lm(
                 inputs_embeds=inputs_embeds,
                 attention_mask=masks,
@@ -132,6 +138,24 @@ class RotaryDecoder(Decoder):
                 cached=cached,
                 **options,
             )
+
+    def _rotation(self, cached: CachedAttention) -> AbstractContextManager[None]:
+        """Leave rotation to the attention operator, or have transformers' function do it with the tables."""
+        if isinstance(cached, WrittenCache):
+            rows = (torch.nn.functional.embedding(cached.positions, one) for one in (self.cos_cache, self.sin_cache))
+            cos, sin = (torch.cat([row, row], -1) for row in rows)
+            return replaced(self.causal_lm.model.rotary_emb, forward=lambda *_, **__: (cos, sin))
+        module = sys.modules[type(self.causal_lm).__module__]
+        return replaced(module, apply_rotary_pos_emb=lambda query, key, *_, **__: (query, key))
+
+    def _sliding(self, sequence: int, cached: CachedAttention) -> torch.Tensor:
+        """The mask of a sliding layer, as its attention takes it."""
+        if isinstance(cached, WrittenCache):
+            capacity = cached.seen.shape[-1]
+            return cached.seen & in_window(capacity, sequence, cached, self.window)[:, None, None]
+        seen = in_window(cached.total_sequence_length.item(), sequence, cached, self.window)
+        bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+        return bias.unsqueeze(1).unsqueeze(1).expand(-1, -1, sequence, -1)
 
 
 def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -144,36 +168,33 @@ def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tenso
     return torch.onnx.ops.symbolic("::GatherND", inputs, {"batch_dims": 1}, dtype=dtype, shape=shape, version=13)
 
 
-def window_bias(
-    inputs_embeds: torch.Tensor, sequence_lengths: torch.Tensor, total: torch.Tensor, window: int
-) -> torch.Tensor:
-    """What is added to the scores of a sliding layer, (batch, 1, sequence, total): 0 or the least float.
+def in_window(keys: int, sequence: int, cached: CachedAttention, window: int) -> torch.Tensor:
+    """Which of the first `keys` keys a sliding layer sees, (batch, keys) of bool.
 
     A prefill sees all of itself, as transformers' mask for a bidirectional prefix does (its block of tokens is joined
     to the window); a decoded token sees the last `window` keys.
     """
-    sequence = inputs_embeds.shape[1]
-    keys = torch.arange(total.item()).unsqueeze(0)
-    oldest = (sequence_lengths + 1 - window).unsqueeze(1)
-    seen = (keys >= oldest) | (total == sequence)
-    bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
-    return bias.unsqueeze(1).unsqueeze(1).expand(-1, -1, sequence, -1)
+    oldest = (cached.sequence_lengths + 1 - window).unsqueeze(1)
+    return (torch.arange(keys).unsqueeze(0) >= oldest) | (cached.total_sequence_length == sequence)
 
 
 def name_cache_outputs(model: ir.Model) -> None:
-    """Give every GroupQueryAttention node its cache outputs and make them outputs of the graph, layer by layer.
+    """Give every node that writes a cache its outputs and make them outputs of the graph, layer by layer.
 
-    They are not traced: the operator writes into the buffers of its inputs.
+    They are not traced: GroupQueryAttention writes into the buffers of its inputs, and of a deep model only the first
+    layers are.
     """
-    outputs: dict[int, list[ir.Value]] = {}
+    outputs: dict[tuple[int, str], ir.Value] = {}
     for node in model.graph:
-        if node.op_type != "GroupQueryAttention":
+        if node.op_type == "GroupQueryAttention":
+            node.resize_outputs(3)
+            pairs = list(zip(node.inputs[3:5], node.outputs[1:]))
+        elif node.op_type == "ScatterND" and node.inputs[0].is_graph_input():
+            pairs = [(node.inputs[0], node.outputs[0])]
+        else:
             continue
-        past_key, past_value = node.inputs[3:5]
-        layer = int(re.findall(r"\d+", past_key.name)[0])
-        node.resize_outputs(3)
-        for value, past, part in zip(node.outputs[1:], (past_key, past_value), ("key", "value")):
-            value.name, value.dtype, value.shape = contract.present_name(layer, part), past.dtype, past.shape
-        outputs[layer] = list(node.outputs[1:])
-    for layer in sorted(outputs):
-        model.graph.outputs.extend(outputs[layer])
+        for past, value in pairs:
+            _, layer, part = past.name.split(".")
+            value.name, value.dtype, value.shape = contract.present_name(int(layer), part), past.dtype, past.shape
+            outputs[int(layer), part] = value
+    model.graph.outputs.extend(outputs[key] for key in sorted(outputs))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import timm.layers.attention
@@ -37,19 +37,18 @@ class VisionEncoder(torch.nn.Module):
         super().__init__()
         self.tower = tower
         self.dropped = int(drop_class_token)
+        self.standard = False
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        with _rotation_as_operator():
+        # While it is traced, not while it runs, its rotation is one operator, which is none of the standard's.
+        with _rotation_as_operator() if torch.compiler.is_exporting() and not self.standard else nullcontext():
             return self.tower(pixel_values, return_dict=True).last_hidden_state[:, self.dropped :]
 
 
 @contextmanager
 def _rotation_as_operator() -> Iterator[None]:
-    """While a tower is traced, not while it runs, its rotation is one operator."""
-    modules = (timm.layers.attention, timm.models.eva) if torch.compiler.is_exporting() else ()
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(replaced(module, apply_rot_embed_cat=rotate))
+    attention, eva = timm.layers.attention, timm.models.eva
+    with replaced(attention, apply_rot_embed_cat=rotate), replaced(eva, apply_rot_embed_cat=rotate):
         yield
 
 

@@ -38,15 +38,15 @@ class _Positional(torch.nn.Module):
         return self.module(*inputs)
 
 
-def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
+def trace(module: torch.nn.Module, spec: GraphSpec, opset: int = OPSET) -> ir.Model:
     """The graph of a module built within `fake_weights()`, with the first output of `spec`.
 
     Initialisers are named after the module's parameters and buffers and have no values yet.
     """
-    return unrolled(module, lambda: _whole(module, spec))
+    return unrolled(module, lambda: _whole(module, spec, opset))
 
 
-def _whole(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
+def _whole(module: torch.nn.Module, spec: GraphSpec, opset: int) -> ir.Model:
     inputs = tuple(
         torch.zeros([EXAMPLE_SIZES.get(size, size) for size in tensor.shape], dtype=getattr(torch, tensor.dtype))
         for tensor in spec.inputs
@@ -57,7 +57,7 @@ def _whole(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
     )
     with quiet("torch.onnx"):
         program = torch.onnx.export(
-            _Positional(module).eval(), inputs, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+            _Positional(module).eval(), inputs, dynamo=True, optimize=False, opset_version=opset, verbose=False,
             dynamic_shapes=(shapes,),
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs[:1]],

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from . import contract, strict
+from . import contract, profile, strict
 from .contract import GraphSpec
 from .errors import BundleError
 
-FORMAT = 5
+FORMAT = 6
 FILE_NAME = "manifest.json"
 
 
@@ -183,18 +183,25 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a runtime needs to know. `source`, `made_with` and `float32_nodes` are for people.
+    """Everything that a runtime needs to know. `source`, `made_with`, `target` and `float32_nodes` are for people.
+
+    `profiles` has the shapes to build engines for, by graph, where the graphs are made for that. Where `cache` is
+    "in_place" a layer's past and present are one buffer; where it is "copied" they are two, and the present is a copy
+    of the past with the new tokens in it.
 
     `float32_nodes` names, by graph, the nodes of a float16 graph that compute in float32 because their values are too
     large. Where it is `causal` a token sees what stands before it; if not, those of a prompt see each other too.
     """
 
     format: int
+    target: str
     source: dict[str, str]
     made_with: dict[str, str]
     precision: dict[str, str]
     float32_nodes: dict[str, tuple[str, ...]]
     graphs: dict[str, GraphSpec]
+    profiles: dict[str, profile.Profile]
+    cache: Literal["in_place", "copied"]
     image: Resize | Tiles
     video: Video | None
     prompt: Plain | Chat
@@ -278,4 +285,11 @@ def _at_odds(manifest: Manifest) -> list[str]:
     for name in ("max_new_tokens", "max_positions"):
         if (number := getattr(manifest.generation, name)) < 1:
             problems.append(f"generation.{name}: {number} is less than 1")
+    if manifest.profiles:
+        problems += [f"profiles.{name}: missing" for name in manifest.graphs if name not in manifest.profiles]
+    for name, extents in manifest.profiles.items():
+        if name not in manifest.graphs:
+            problems.append(f"profiles.{name}: there is no such graph")
+        else:
+            problems += [f"profiles.{name}.{one}" for one in profile.problems(extents, manifest.graphs[name])]
     return problems

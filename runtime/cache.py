@@ -42,6 +42,10 @@ class Cache:
             binding.bind_ortvalue_input(past, shared)
             binding.bind_ortvalue_output(present, shared)
 
+    def advance(self) -> bool:
+        """Take note that the graph has run; True if the cache is to be bound anew."""
+        return False
+
     def keep(self, rows: np.ndarray) -> bool:
         """Let row i be what row `rows[i]` (new batch,) was; True if the batch has another size now, to be bound anew.
 
@@ -70,7 +74,7 @@ class Cache:
         """
         cache = self
         if rows > len(self._written) or capacity > self.capacity:
-            cache = Cache(self._spec, 1, rows, capacity)
+            cache = type(self)(self._spec, 1, rows, capacity)
             for buffer, mine in zip(cache._buffers.values(), self._buffers.values()):
                 buffer[0, :, :length] = mine[0, :, :length]
             cache._written[0, :length] = -1  # not what is in the other rows
@@ -90,6 +94,33 @@ class Cache:
             contract.SEQUENCE_LENGTHS: after - 1,
             contract.TOTAL_SEQUENCE_LENGTH: np.array(after.max(), np.int32),
         }
+
+
+class CopiedCache(Cache):
+    """The same for a graph that leaves the past as it is and writes a copy with the new tokens: two buffers, in turn.
+
+    Each call hands the buffers over and moves nothing, and the shapes that the graph sees stay the same as rows grow.
+    """
+
+    def __init__(self, spec: GraphSpec, batch: int, rows: int, capacity: int) -> None:
+        super().__init__(spec, batch, rows, capacity)
+        self._spare = {names: np.zeros_like(buffer) for names, buffer in self._buffers.items()}
+
+    @staticmethod
+    def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
+        return 2 * Cache.nbytes(spec, rows, capacity)
+
+    def bind(self, binding: ort.IOBinding) -> None:
+        """Make the rows in use of every buffer the past of its layer, and those of its spare buffer the present."""
+        batch = len(self.lengths)
+        for (past, present), buffer in self._buffers.items():
+            binding.bind_ortvalue_input(past, ort.OrtValue.ortvalue_from_numpy(buffer[:batch]))
+            spare = self._spare[past, present]
+            binding.bind_ortvalue_output(present, ort.OrtValue.ortvalue_from_numpy(spare[:batch]))
+
+    def advance(self) -> bool:
+        self._buffers, self._spare = self._spare, self._buffers
+        return True
 
 
 def pairs(spec: GraphSpec) -> list[tuple]:

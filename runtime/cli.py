@@ -52,6 +52,9 @@ def export(
         str | None, typer.Option(help="Of the vision encoder.", show_default="int8 for int4, else as the decoder")
     ] = None,
     block_size: Annotated[int, typer.Option(help="Weights that share a scale in int8 and int4: 32, 64 or 128.")] = 128,
+    target: Annotated[
+        str, typer.Option(help="onnxruntime, or portable: operators of the ONNX standard alone.")
+    ] = "onnxruntime",
     adapter: Annotated[
         str | None, typer.Option(help="LoRA adapter to merge: folder as PEFT saves it, or an id on the Hub.")
     ] = None,
@@ -74,7 +77,7 @@ def export(
 
         export_model(
             checkpoint, output, precision=precision, vision_precision=vision_precision, block_size=block_size,
-            adapter=adapter, mask_decoder=mask_decoder, overwrite=overwrite, prove=prove, progress=show,
+            target=target, adapter=adapter, mask_decoder=mask_decoder, overwrite=overwrite, prove=prove, progress=show,
         )  # fmt: skip
     size = sum(file.stat().st_size for file in output.rglob("*"))
     messages.print(f"wrote [bold]{_plain(output)}[/], {size / 1e6:.1f} MB")
@@ -257,6 +260,21 @@ def doctor(
         Console(highlight=False).print(describe.report(found))
     if not found.sound(provider):
         raise typer.Exit(1)
+
+
+@app.command()
+def warmup(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)],
+    provider: Annotated[str, typer.Option(help="tensorrt.")] = "tensorrt",
+    provider_option: ProviderOptions = None,
+) -> None:
+    """Build what a provider builds of a bundle, once: TensorRT's engines, which take minutes."""
+    from .provider_options import parse
+    from .warmup import warmup as run
+
+    with messages.status("warm up") as status:
+        folder = run(bundle, provider, parse(provider_option), status.update)
+    messages.print(f"engines are in [bold]{_plain(folder)}[/]")
 
 
 def _exporting() -> ModuleType:

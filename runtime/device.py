@@ -40,10 +40,12 @@ class Device:
         decoder: the session that runs there.
         target: where that is.
         max_positions: the longest sequence of the model.
+        copied: whether the decoder writes a copy of its KV buffers, not into them.
     """
 
-    def __init__(self, decoder: Session, target: Target, max_positions: int) -> None:
+    def __init__(self, decoder: Session, target: Target, max_positions: int, copied: bool = False) -> None:
         self.decoder, self.target, self._max_positions = decoder, target, max_positions
+        self.copied = copied
         self.cache = pairs(decoder.spec)
         self._argmax = self._small(small_graphs.argmax(decoder.spec.outputs[0], IDS))
         self._gather = self._small(small_graphs.gather(self.cache, ROWS))
@@ -124,15 +126,23 @@ class Buffers:
     def __init__(self, device: Device, rows: int, capacity: int) -> None:
         self.device, self.size = device, (rows, capacity)
         self.capacity = capacity
-        self._sets = [self._zeros()]  # a second one once rows are moved
+        # A second one once rows are moved, or at once if each run copies one to the other.
+        self._sets = [self._zeros() for _ in range(1 + device.copied)]
         self._current = 0
         self._steps: dict[tuple[int, int], Step] = {}
 
     def bind(self, binding: ort.IOBinding, batch: int) -> None:
-        """Make the first `batch` rows of every buffer both the past and the present of its layer."""
-        for (past, present), buffer in zip(self.device.cache, self._sets[self._current]):
-            self.device.bind(binding.bind_input, past, buffer, batch)
-            self.device.bind(binding.bind_output, present, buffer, batch)
+        """Make the first `batch` rows of every buffer the past of its layer and, or of its copy, the present."""
+        before = self._sets[self._current]
+        after = self._sets[1 - self._current] if self.device.copied else before
+        for (past, present), source, result in zip(self.device.cache, before, after):
+            self.device.bind(binding.bind_input, past, source, batch)
+            self.device.bind(binding.bind_output, present, result, batch)
+
+    def advance(self) -> None:
+        """Take note that the decoder has run."""
+        if self.device.copied:
+            self._current = 1 - self._current
 
     def keep(self, rows: np.ndarray) -> None:
         """Let row i be what row `rows[i]` was."""
@@ -208,6 +218,7 @@ class DeviceRun:
             options = ort.RunOptions()
             options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
         decoder.run_bound(binding, options)
+        self._buffers.advance()
         return Logits(self._device, binding.get_outputs()[0])
 
     def keep(self, rows: np.ndarray) -> None:
@@ -235,6 +246,7 @@ class DeviceRun:
             step.embeds.update_inplace(inputs_embeds)
             step.sequence_lengths.update_inplace(self._lengths - 1)
         self._device.decoder.run_bound(step.binding, step.options)
+        self._buffers.advance()
         return Logits(self._device, step.logits)
 
     def _extend(self, lengths: np.ndarray) -> None:

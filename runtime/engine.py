@@ -11,8 +11,8 @@ import numpy as np
 
 from ..graphs import BundleError, ProviderError, contract
 from ..graphs.manifest import Manifest
-from . import merge, probe
-from .cache import Cache
+from . import merge, probe, tensorrt
+from .cache import Cache, CopiedCache
 from .device import Device, DeviceRun, Logits
 from .limits import Limits
 from .prompt import Encoded
@@ -48,7 +48,10 @@ class Engine:
         self._masks = sessions.get(contract.MASK_DECODER)
         on_device = self.target.device != "cpu"
         positions = manifest.generation.max_positions
-        self._device = Device(self._decoder, self.target, positions) if on_device else None
+        self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
+        self._cache_kind = Cache if manifest.cache == "in_place" else CopiedCache
+        # TensorRT's engines take shapes up to the profile's; anything else runs what it is given.
+        self._limits = manifest.profiles[contract.DECODER] if self.target.provider == "tensorrt" else None
         self.placement = {name: session.placement for name, session in sessions.items()}
         try:
             self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
@@ -72,7 +75,9 @@ class Engine:
         235 MB for 1024 patches of width 1024, where 200 MB were measured.
         """
         _, patches, width = self._vision.spec.outputs[0].shape
-        return max(1, self._vision_memory // (4 * (24 * patches * width + 2 * patches**2 * width // 64)))
+        enough = max(1, self._vision_memory // (4 * (24 * patches * width + 2 * patches**2 * width // 64)))
+        profile = self.manifest.profiles.get(contract.VISION_ENCODER)
+        return min(enough, profile["tiles"].largest) if profile else enough
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""
@@ -102,7 +107,7 @@ class Engine:
     def cache_bytes(self, rows: int, tokens: int) -> int:
         """The bytes that the KV cache of so many rows of so many tokens will take."""
         capacity = tokens if self._device is None else self._device.capacity(tokens)
-        return Cache.nbytes(self._decoder.spec, rows, capacity)
+        return self._cache_kind.nbytes(self._decoder.spec, rows, capacity)
 
     def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[Scores, Run]:
         """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.
@@ -111,8 +116,10 @@ class Engine:
         """
         lengths = np.array([len(prompt) for prompt in prompts])
         rows, tokens = len(prompts) * copies, int(lengths.max()) + new_tokens
+        if self._limits is not None:
+            tensorrt.check_sizes(self._limits, batch=rows, sequence=int(lengths.max()))
         if self._device is None:
-            run = Run(self, Cache(self._decoder.spec, len(prompts), rows, tokens))
+            run = Run(self, self._cache_kind(self._decoder.spec, len(prompts), rows, tokens))
         else:
             run = RunOnDevice(self, self._device.start(len(prompts), rows, tokens))
         return run.feed(merge.pad_right(prompts), lengths), run
@@ -134,13 +141,17 @@ def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Ses
     """The graphs of a bundle by name."""
     if target.provider != "cpu":
         probe.require(target)
+    names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
+    told, threads = dict.fromkeys(names, target), len(names)  # one thread lays out the weights of a session
+    if target.provider == "tensorrt":
+        # What times kernels, to choose among them, is not to be disturbed.
+        told, threads = tensorrt.targets(manifest, target, tensorrt.machine(target.device_id)), 1
 
     def opened(name: str) -> Session:
         captures = target.captures and name == contract.DECODER
-        return Session(folder / f"{name}.onnx", manifest.graphs[name], target, captures)
+        return Session(folder / f"{name}.onnx", manifest.graphs[name], told[name], captures)
 
-    names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
-    with ThreadPoolExecutor(len(names)) as pool:  # one thread lays out the weights of a session
+    with ThreadPoolExecutor(threads) as pool:
         return dict(zip(names, pool.map(opened, names)))
 
 
@@ -162,7 +173,10 @@ class Run:
             self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
         self._binding.bind_output(contract.LOGITS)  # anew: the caller may still hold the logits before
         self._engine._decoder.run_bound(self._binding)
-        return self._binding.get_outputs()[0].numpy()[:, 0]
+        logits = self._binding.get_outputs()[0].numpy()[:, 0]
+        if self.cache.advance():
+            self.cache.bind(self._binding)
+        return logits
 
     def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Scores:
         """Go on with `rows` (new batch,) of the batch, some perhaps several times, and append one id to each."""

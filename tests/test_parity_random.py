@@ -20,10 +20,11 @@ def pictures(random: np.random.Generator, number: int) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (*random.integers(1, 200, 2), 3), np.uint8)) for _ in range(number)]
 
 
-def check(folder: Path, seed: int, row: Row, requests: list[Request]) -> None:
+def check(folder: Path, seed: int, row: Row, requests: list[Request], target: str = "onnxruntime") -> None:
     make, options = row
     checkpoint = make(folder / "checkpoint", seed=seed, **options)
-    vlm, source = load(export_model(checkpoint, folder / "bundle", prove=False), threads=1), open_source(checkpoint)
+    bundle = export_model(checkpoint, folder / "bundle", prove=False, target=target)
+    vlm, source = load(bundle, threads=1), open_source(checkpoint)
     alone = [source.answer([request], NEW_TOKENS)[0] for request in requests]
     assert len({tuple(truth.ids) for truth in alone}) == len(requests), "the answers tell pictures and prompts apart"
     together = source.answer(requests, NEW_TOKENS)
