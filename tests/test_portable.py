@@ -17,6 +17,7 @@ from onnx_vlm.runtime.device import Device
 from onnx_vlm.runtime.verify import verify
 from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM
 from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
+from test_masks import published
 from test_parity import NEW_TOKENS, generate, questions
 from test_parity_random import check, pictures
 
@@ -25,7 +26,8 @@ FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
 #: as far as language and vision models use them. Those that only the later one has (Attention, RMSNormalization,
 #: RotaryEmbedding) are left out.
 PARSED = {
-    "Abs", "Add", "And", "AveragePool", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "Cos",
+    "Abs", "Add", "And", "AveragePool", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
+    "ConvTranspose", "Cos",
     "DequantizeLinear", "Div", "Einsum", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather",
     "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "Greater", "GreaterOrEqual", "Identity",
     "LayerNormalization", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool", "Min", "Mod", "Mul", "Neg", "Not",
@@ -58,12 +60,12 @@ def vlm(portable: Path) -> VLM:
 
 def assert_parsed(bundle: Path) -> None:
     """Hold every graph of a bundle to what TensorRT's parser says it takes."""
-    for name in contract.GRAPHS:
-        model = ir.load(bundle / f"{name}.onnx")
+    for path in bundle.glob("*.onnx"):
+        model = ir.load(path)
         assert set(model.graph.opset_imports) == {""}
         assert model.graph.opset_imports[""] <= LATEST_OPSET
         assert not model.functions
-        assert {node.op_type for node in model.graph} <= PARSED, name
+        assert {node.op_type for node in model.graph} <= PARSED, path
         for node in model.graph:
             place = CONSTANT_INPUTS.get(node.op_type)
             if place is not None and len(node.inputs) > place:
@@ -144,10 +146,14 @@ def test_random_models(tmp_path: Path, row, prompts: list[str]):
 
 
 def test_float16(tmp_path: Path):
-    """What a norm squares stays in float32, and so does what is between its operators."""
-    half = export_model(CHECKPOINT, tmp_path / "half", target="portable", precision="fp16")
+    """What a norm squares stays in float32, and so does what is between its operators; with a decoder of masks."""
+    np.savez(tmp_path / "masks.npz", **published())
+    half = export_model(
+        CHECKPOINT, tmp_path / "half", target="portable", precision="fp16", mask_decoder=tmp_path / "masks.npz"
+    )
     assert all(check.passed for check in verify(half, threads=1))
     assert_parsed(half)
+    assert manifest.load(half).profiles[contract.MASK_DECODER].keys() == {contract.MASKS}
     dtypes: dict[str, set[str]] = {}
     for node in ir.load(half / "decoder.onnx").graph:
         dtypes.setdefault(node.op_type, set()).add(node.outputs[0].dtype.name)
