@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .quantize import products, replace
-from .weights import Streamed, Weight, add_initializer, in_order, slices
+from .weights import Streamed, ValuesAndScales, Weight, add_initializer, in_order, slices
 
 LARGEST = 127  #: the largest magnitude of a quantised number
 TINY = float(np.finfo(np.float32).tiny)
@@ -32,8 +32,7 @@ def quantize(model: ir.Model) -> int:
         if activations not in rows:
             rows[activations] = _quantized_rows(model, node, activations)
         numbers, largest = rows[activations]
-        columns = _Columns(weight.const_value)
-        values, scales = add_initializer(model, columns.values), add_initializer(model, columns.scales)
+        values, scales = (add_initializer(model, one) for one in _columns(weight.const_value))
         step, middle = _constant(model, 1 / LARGEST), _constant(model, LARGEST + 1, np.uint8)
         inputs = [numbers, values, step, scales, middle]
         product = ir.node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
@@ -65,32 +64,20 @@ def _constant(model: ir.Model, value: float, dtype: type = np.float32, shape: tu
     return add_initializer(model, ir.tensor(array, name=f"constant.{array.dtype.name}.{value:g}"))
 
 
-class _Columns:
-    """Whole numbers (in, out) of a weight and the scale of each column (out,), made when the first is written."""
+def _columns(weight: Weight) -> tuple[Streamed, Streamed]:
+    """Whole numbers (in, out) of a weight and the scale of each column (out,)."""
+    rows, columns = weight.shape.numpy()
 
-    def __init__(self, weight: Weight) -> None:
-        self._weight = weight
-        self._kept: list[np.ndarray] = []
-        rows, columns = weight.shape.numpy()
-        self.values = Streamed(f"{weight.name}.int8", ir.DataType.INT8, (rows, columns), self._values)
-        self.scales = Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, (columns,), self._scales)
+    def whole() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        values, scales = np.empty((rows, columns), np.int8), np.empty(columns, np.float32)
+        parts = slices((columns, rows))
+        for some, made in zip(parts, in_order(lambda part: quantized(weight.columns(part)), parts)):
+            values[:, some], scales[some] = made[0].T, made[1]
+        yield values, scales
 
-    def _values(self) -> Iterator[np.ndarray]:
-        shape = self._weight.shape.numpy()
-        parts = slices(shape[::-1])
-        values = np.empty(shape, np.int8)
-        self._kept = []
-        for some, (numbers, scales) in zip(parts, in_order(lambda part: quantized(self._weight.columns(part)), parts)):
-            values[:, some] = numbers.T
-            self._kept.append(scales)
-        yield values
-
-    def _scales(self) -> Iterator[np.ndarray]:
-        if not self._kept:
-            for _ in self._values():
-                pass
-        yield from self._kept
-        self._kept = []
+    made = ValuesAndScales(whole)
+    values = Streamed(f"{weight.name}.int8", ir.DataType.INT8, (rows, columns), made.values)
+    return values, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, (columns,), made.scales)
 
 
 def quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from .weights import Source, Streamed, Weight, add_initializer, in_order, slices
+from .weights import Source, Streamed, ValuesAndScales, Weight, add_initializer, in_order, slices
 
 BLOCK_SIZES = (32, 64, 128)
 #: Weights quantised at a time, so that the handful of temporary arrays stay in a core's cache.
@@ -27,8 +27,7 @@ def quantize(model: ir.Model, bits: int, block_size: int) -> int:
     """
     replaced = 0
     for node, weight in products(model):
-        blocks = _Blocks(weight.const_value, bits, block_size)
-        packed, scales = add_initializer(model, blocks.packed), add_initializer(model, blocks.scales)
+        packed, scales = (add_initializer(model, one) for one in _blocks(weight.const_value, bits, block_size))
         rows, columns = weight.shape
         attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block_size, "accuracy_level": 4}
         product = ir.node("MatMulNBits", [node.inputs[0], packed, scales], attributes, domain="com.microsoft")
@@ -55,33 +54,18 @@ def replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
         model.graph.initializers.pop(weight.name)
 
 
-class _Blocks:
-    """Packed values and scales of a weight, both computed when the first of them is written."""
+def _blocks(weight: Weight, bits: int, block_size: int) -> tuple[Streamed, Streamed]:
+    """Packed values and scales of a weight."""
+    rows, columns = weight.shape.numpy()
+    blocks = math.ceil(rows / block_size)
 
-    def __init__(self, weight: Weight, bits: int, block_size: int) -> None:
-        self._weight, self._bits, self._block_size = weight, bits, block_size
-        self._kept: list[np.ndarray] = []
-        rows, columns = weight.shape.numpy()
-        blocks = math.ceil(rows / block_size)
-        shape = (columns, blocks, block_size * bits // 8)
-        self.packed = Streamed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, self._quantize)
-        self.scales = Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], self._scales)
+    def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return in_order(lambda some: quantized(weight.columns(some), bits, block_size), slices((columns, rows)))
 
-    def _quantize(self) -> Iterator[np.ndarray]:
-        self._kept = []
-        parts = slices(self._weight.shape.numpy()[::-1])
-        for packed, scales in in_order(
-            lambda rows: quantized(self._weight.columns(rows), self._bits, self._block_size), parts
-        ):
-            self._kept.append(scales)
-            yield packed
-
-    def _scales(self) -> Iterator[np.ndarray]:
-        if not self._kept:
-            for _ in self._quantize():
-                pass
-        yield from self._kept
-        self._kept = []
+    made = ValuesAndScales(pieces)
+    shape = (columns, blocks, block_size * bits // 8)
+    packed = Streamed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, made.values)
+    return packed, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], made.scales)
 
 
 def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -82,6 +82,28 @@ class Weight(Streamed):
             yield np.asarray(self.source[...], dtype).reshape(1)
 
 
+class ValuesAndScales:
+    """Quantised values and their scales, of one reading of a weight if the values are written first.
+
+    Args:
+        pieces: makes them, values and scales that belong together.
+    """
+
+    def __init__(self, pieces: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> None:
+        self._pieces = pieces
+        self._kept: list[np.ndarray] = []
+
+    def values(self) -> Iterator[np.ndarray]:
+        self._kept = []
+        for values, scales in self._pieces():
+            self._kept.append(scales)
+            yield values
+
+    def scales(self) -> Iterator[np.ndarray]:
+        kept, self._kept = self._kept, []
+        yield from kept or (scales for _, scales in self._pieces())
+
+
 def slices(shape: tuple[int, ...], at_once: int | None = None) -> list[slice]:
     """The first axis in parts of about `at_once` elements, `AT_ONCE` if None."""
     step = max(1, (at_once or AT_ONCE) // max(1, int(np.prod(shape[1:]))))
