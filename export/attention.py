@@ -74,8 +74,8 @@ AttentionMaskInterface.register(NAME, lambda *_, **__: None)
 
 
 @contextmanager
-def replaced(module: ModuleType, **functions: Callable) -> Iterator[None]:
-    """Swap functions of a transformers module for the time of a trace."""
+def replaced(module: ModuleType | type, **functions: Callable) -> Iterator[None]:
+    """Swap functions of a module or class for the time of a trace."""
     before = {name: getattr(module, name) for name in functions}
     try:
         for name, function in functions.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -139,14 +140,16 @@ class RotaryDecoder(Decoder):
                 **options,
             )
 
-    def _rotation(self, cached: CachedAttention) -> AbstractContextManager[None]:
+    @contextmanager
+    def _rotation(self, cached: CachedAttention) -> Iterator[None]:
         """Leave rotation to the attention operator, or have transformers' function do it with the tables."""
+        tables, functions = (None, None), {"apply_rotary_pos_emb": lambda query, key, *_, **__: (query, key)}
         if isinstance(cached, WrittenCache):
             rows = (torch.nn.functional.embedding(cached.positions, one) for one in (self.cos_cache, self.sin_cache))
-            cos, sin = (torch.cat([row, row], -1) for row in rows)
-            return replaced(self.causal_lm.model.rotary_emb, forward=lambda *_, **__: (cos, sin))
-        module = sys.modules[type(self.causal_lm).__module__]
-        return replaced(module, apply_rotary_pos_emb=lambda query, key, *_, **__: (query, key))
+            tables, functions = tuple(torch.cat([row, row], -1) for row in rows), {}
+        rotary, module = self.causal_lm.model.rotary_emb, sys.modules[type(self.causal_lm).__module__]
+        with replaced(rotary, forward=lambda *_, **__: tables), replaced(module, **functions):
+            yield
 
     def _sliding(self, sequence: int, cached: CachedAttention) -> torch.Tensor:
         """The mask of a sliding layer, as its attention takes it."""

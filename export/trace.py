@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import onnx_ir as ir
 import torch
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from ..graphs.contract import GraphSpec
+from . import shortcuts
 from .unroll import unrolled
 
 OPSET = 23
@@ -55,13 +57,18 @@ def _whole(module: torch.nn.Module, spec: GraphSpec, opset: int) -> ir.Model:
     shapes = tuple(
         {axis: dims[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in spec.inputs
     )
+    export = partial(
+        torch.onnx.export, _Positional(module).eval(), inputs, dynamo=True, optimize=False, verbose=False,
+        opset_version=opset, dynamic_shapes=(shapes,),
+        input_names=[tensor.name for tensor in spec.inputs],
+        output_names=[tensor.name for tensor in spec.outputs[:1]],
+    )  # fmt: skip
     with quiet("torch.onnx"):
-        program = torch.onnx.export(
-            _Positional(module).eval(), inputs, dynamo=True, optimize=False, opset_version=opset, verbose=False,
-            dynamic_shapes=(shapes,),
-            input_names=[tensor.name for tensor in spec.inputs],
-            output_names=[tensor.name for tensor in spec.outputs[:1]],
-        )  # fmt: skip
+        try:
+            with shortcuts.taken():
+                program = export()
+        except torch.onnx.OnnxExporterError:
+            program = export()
     graph = program.model.graph
     for name in list(graph.initializers):
         value = graph.initializers.pop(name)

@@ -37,7 +37,7 @@ def unrolled(module: torch.nn.Module, trace: Trace) -> ir.Model:
         with _cut(module, path, kept):
             model = trace()
         _Layers(model, path, kept, period).extend(len(layers))
-    except Exception:  # whatever a model does that counts on all of its layers; traced whole it says so itself
+    except (_UnlikeError, torch.onnx.OnnxExporterError):  # a model may count on all of its layers
         return trace()
     return model
 

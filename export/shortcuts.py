@@ -1,0 +1,75 @@
+"""What `torch.onnx.export` does again and again, done once: half of the time of an export of a small model.
+
+It decomposes a program by tracing all of it a second time, for the sake of a few operators that it does not translate;
+here those are replaced where they stand. And it parses its library of translations anew for each graph.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from onnxscript.values import TracedOnnxFunction
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from .attention import replaced
+
+aten = torch.ops.aten
+#: Operators that take and give the same as another, which is translated.
+SAME = {
+    aten.item.default: aten._local_scalar_dense.default,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+}
+
+_decompose = ExportedProgram.run_decompositions
+_parsed = property(functools.cache(TracedOnnxFunction.function_ir.fget))
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    """Let `torch.onnx.export` take them. An operator that only a second trace resolves makes it raise."""
+    with replaced(ExportedProgram, run_decompositions=_decomposed), replaced(TracedOnnxFunction, function_ir=_parsed):
+        yield
+
+
+def _decomposed(program: ExportedProgram, table: dict[Any, Callable]) -> ExportedProgram:
+    _replace(program)
+    left = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    again = any(one in table or getattr(getattr(one, "_schema", None), "is_mutable", False) for one in left)
+    return _decompose(program, table) if again else program
+
+
+def _replace(program: ExportedProgram) -> None:
+    graph = program.graph_module.graph
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if node.target in SAME:
+            node.target = SAME[node.target]
+        elif node.target in (aten.to.dtype, aten.to.device, aten.to.dtype_layout):
+            _cast(node)
+        elif node.target == aten.conv2d.padding and node.args[4:5] in ((), ("valid",)):
+            node.target, node.args = aten.conv2d.default, (*node.args[:4], [0, 0], *node.args[5:])
+        elif node.target == aten.adaptive_avg_pool2d.default:
+            _pool(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def _cast(node: Node) -> None:
+    given, dtype = node.args[0], node.meta["val"].dtype
+    if given.meta["val"].dtype == dtype:
+        node.replace_all_uses_with(given)
+    else:
+        node.target, node.args, node.kwargs = aten._to_copy.default, (given,), {"dtype": dtype}
+
+
+def _pool(node: Node) -> None:
+    sizes, wanted = node.args[0].meta["val"].shape[2:], node.args[1]
+    if all(isinstance(size, int) and size % some == 0 for size, some in zip(sizes, wanted)):
+        node.target = aten.avg_pool2d.default
+        node.args = (node.args[0], [size // some for size, some in zip(sizes, wanted)])
