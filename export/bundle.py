@@ -35,6 +35,7 @@ def export_model(
     mask_decoder: str | Path | None = None,
     overwrite: bool = False,
     prove: bool = True,
+    announce: Callable[[lower.Estimate], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Export a checkpoint to a bundle.
@@ -55,7 +56,8 @@ def export_model(
         overwrite: replace `output` if it is a bundle already.
         prove: run the source model on a small picture, a layer at a time, hold every stage of the bundle to what it
             gives, and store that in the bundle for `verify`.
-        progress: called with a step's name, the bytes done and the bytes in all; first with what the export will take.
+        announce: told what the export will take before anything is written.
+        progress: called with a step's name, the bytes done and the bytes in all.
 
     Returns:
         The path of the bundle.
@@ -84,7 +86,8 @@ def export_model(
                 stages = mask_weights.added_to(stages)
                 precisions[contract.MASK_DECODER] = "fp32"
             estimate = lower.estimate(_parts(stages), precisions, block_size, prove)
-            tell(str(estimate), 0, estimate.disk)
+            if announce is not None:
+                announce(estimate)
             place.check_room(folder, estimate.disk)
             graphs = {}
             for name, spec in stages.graphs.items():

@@ -71,13 +71,12 @@ def export(
         task = bar.add_task("start", total=None)
 
         def show(step: str, done: int, total: int) -> None:
-            if step.startswith("about"):
-                messages.print(step, style="dim", soft_wrap=True)
             bar.update(task, description=step, completed=done, total=total or None)
 
         export_model(
             checkpoint, output, precision=precision, vision_precision=vision_precision, block_size=block_size,
             target=target, adapter=adapter, mask_decoder=mask_decoder, overwrite=overwrite, prove=prove, progress=show,
+            announce=lambda estimate: messages.print(str(estimate), style="dim", soft_wrap=True),
         )  # fmt: skip
     size = sum(file.stat().st_size for file in output.rglob("*"))
     messages.print(f"wrote [bold]{_plain(output)}[/], {size / 1e6:.1f} MB")
