@@ -202,9 +202,10 @@ def _prove(
 def _files(folder: Path, hashed: bool = True) -> dict[str, manifest.File]:
     """The files in `folder` but for the manifest itself."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != manifest.FILE_NAME)
+    sums = weights.in_order(manifest.sha256, paths) if hashed else [""] * len(paths)
     return {
-        path.relative_to(folder).as_posix(): manifest.File(path.stat().st_size, manifest.sha256(path) if hashed else "")
-        for path in paths
+        path.relative_to(folder).as_posix(): manifest.File(path.stat().st_size, checksum)
+        for path, checksum in zip(paths, sums)
     }
 
 

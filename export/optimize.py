@@ -29,9 +29,8 @@ def optimize(model: ir.Model) -> None:
     with quiet("onnxscript"):
         _simplify(model)
         _fold_resizes(model)
-        onnx_fusions.fuse(model)
-        tidy.drop_reshape_round_trips(model)
-        _simplify(model)
+        if sum(onnx_fusions.fuse(model).values()) + tidy.drop_reshape_round_trips(model):
+            _simplify(model)
         tidy.rotate_whole_sequences(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)

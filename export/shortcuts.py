@@ -7,6 +7,7 @@ here those are replaced where they stand. And it parses its library of translati
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,9 @@ SAME = {
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
 }
+
+CASTS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout)
+ALL = sys.maxsize  #: where a slice ends that has no end
 
 _decompose = ExportedProgram.run_decompositions
 _parsed = property(functools.cache(TracedOnnxFunction.function_ir.fget))
@@ -50,8 +54,14 @@ def _replace(program: ExportedProgram) -> None:
     for node in graph.nodes:
         if node.target in SAME:
             node.target = SAME[node.target]
-        elif node.target in (aten.to.dtype, aten.to.device, aten.to.dtype_layout):
-            _cast(node)
+        elif _changes_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+        elif node.target in CASTS:
+            node.target, node.args, node.kwargs = (
+                aten._to_copy.default,
+                node.args[:1],
+                {"dtype": node.meta["val"].dtype},
+            )
         elif node.target == aten.conv2d.padding and node.args[4:5] in ((), ("valid",)):
             node.target, node.args = aten.conv2d.default, (*node.args[:4], [0, 0], *node.args[5:])
         elif node.target == aten.adaptive_avg_pool2d.default:
@@ -60,12 +70,12 @@ def _replace(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _cast(node: Node) -> None:
-    given, dtype = node.args[0], node.meta["val"].dtype
-    if given.meta["val"].dtype == dtype:
-        node.replace_all_uses_with(given)
-    else:
-        node.target, node.args, node.kwargs = aten._to_copy.default, (given,), {"dtype": dtype}
+def _changes_nothing(node: Node) -> bool:
+    if node.target in CASTS:
+        return node.args[0].meta["val"].dtype == node.meta["val"].dtype
+    if node.target == aten.slice.Tensor:
+        return (node.args[2:] or (0,)) in ((0,), (0, ALL)) and not node.kwargs
+    return node.target == aten.dropout.default and not node.args[2]
 
 
 def _pool(node: Node) -> None:

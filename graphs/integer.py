@@ -72,7 +72,7 @@ def _columns(weight: Weight) -> tuple[Streamed, Streamed]:
         values, scales = np.empty((rows, columns), np.int8), np.empty(columns, np.float32)
         parts = slices((columns, rows))
         for some, made in zip(parts, in_order(lambda part: quantized(weight.columns(part)), parts)):
-            values[:, some], scales[some] = made[0].T, made[1]
+            values[:, some], scales[some] = made
         yield values, scales
 
     made = ValuesAndScales(whole)
@@ -81,6 +81,7 @@ def _columns(weight: Weight) -> tuple[Streamed, Streamed]:
 
 
 def quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of a weight, laid out as (out, in), as int8 of that shape, and the scale of each (out,)."""
+    """Columns of a weight, laid out as (out, in), as int8 (in, out), and the scale of each (out,)."""
     scales = np.maximum(np.abs(weight).max(1), TINY) / np.float32(LARGEST)
-    return np.rint(weight / scales[:, None]).astype(np.int8), scales
+    values = weight / scales[:, None]
+    return np.ascontiguousarray(np.rint(values, out=values).astype(np.int8).T), scales

@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 #: Initialisers of no more bytes than this stay in the .onnx file, where shape inference can see them.
 KEPT_IN_GRAPH = 1024
-#: Elements of a weight that are in memory at a time, for each thread.
-AT_ONCE = 1 << 22
+#: Elements of a weight that are in memory at a time, for each thread; most weights have a part for every thread then.
+#: Fewer would stay in a core's cache, but threads that quantise would wait for each other.
+AT_ONCE = 1 << 20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
