@@ -11,11 +11,11 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from ..graphs import ExportError, contract, manifest, weights
+from ..graphs import ExportError, contract, manifest, memory, weights
 from . import family, hub, lower, masks, portable, standard, trace
 from . import target as place
 from .checkpoint import Checkpoint, Weights
-from .decoder import name_cache_outputs
+from .decoder import Decoder, name_cache_outputs
 from .optimize import optimize
 
 #: told the name of a step, what is done of it and the whole, in bytes
@@ -104,7 +104,8 @@ def export_model(
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
         if isinstance(behaviour.prompt, manifest.Chat):
             (folder / contract.CHAT_TEMPLATE).write_text(source.chat_template(), encoding="utf-8")
-        made = _manifest(source, stages, behaviour, precisions, target)
+        prefill = _prefill(graphs[contract.DECODER], stages.modules[contract.DECODER])
+        made = _manifest(source, stages, behaviour, precisions, target, prefill)
         if "fp16" in precisions.values():
             tell("find values too large for float16", 0, 0)
             made = _narrow(folder, made, behaviour.example)
@@ -209,8 +210,21 @@ def _files(folder: Path, hashed: bool = True) -> dict[str, manifest.File]:
     }
 
 
+def _prefill(graph: ir.Model, decoder: Decoder) -> manifest.Prefill:
+    """What a prefill takes: of a token twice what is alive (1.3 and 1.7 times were measured), of a pair of tokens that
+    see each other a score a head and a bias; causal attention goes by without keeping its scores."""
+    heads = decoder.causal_lm.config.num_attention_heads
+    pair = 0 if decoder.causal else 4 * (heads + 1)
+    return manifest.Prefill(token=2 * memory.most_alive(graph, "sequence"), pair=pair)
+
+
 def _manifest(
-    source: Checkpoint, stages: family.Stages, behaviour: family.Behaviour, precisions: dict[str, str], target: str
+    source: Checkpoint,
+    stages: family.Stages,
+    behaviour: family.Behaviour,
+    precisions: dict[str, str],
+    target: str,
+    prefill: manifest.Prefill,
 ) -> manifest.Manifest:
     """The manifest of a bundle that has no files and no proof yet."""
     adapter = {"adapter": source.adapter.name} if source.adapter else {}
@@ -229,6 +243,7 @@ def _manifest(
         prompt=behaviour.prompt,
         embedding=behaviour.embedding,
         causal=stages.modules[contract.DECODER].causal,
+        prefill=prefill,
         generation=family.generation(source, behaviour),
         grounding=behaviour.grounding,
         proof=None,

@@ -71,8 +71,8 @@ class Estimate:
 
 
 #: Seconds for a billion weights, and for what is in every export, on two cores (fp32 and fp16 taken to be as bf16 is).
-WRITING = {"fp32": 16.0, "fp16": 16.0, "bf16": 16.0, "int8": 16.0, "int4": 15.0}
-IMPORTS_AND_TRACES, PROVING = 25.0, 80.0
+WRITING = {"fp32": 16.0, "fp16": 16.0, "bf16": 16.0, "int8": 10.0, "int4": 8.0}
+IMPORTS_AND_TRACES, PROVING = 20.0, 80.0
 #: Bytes of memory in every export, and for a byte of the bundle when it is loaded to be proven.
 MEMORY, LOADED = 1_200_000_000, 1.4
 

@@ -16,7 +16,7 @@ from . import contract, profile, strict
 from .contract import GraphSpec
 from .errors import BundleError
 
-FORMAT = 6
+FORMAT = 7
 FILE_NAME = "manifest.json"
 
 
@@ -182,6 +182,14 @@ class File:
 
 
 @dataclass(frozen=True)
+class Prefill:
+    """About what the prefill of a prompt takes besides the KV cache: bytes for each token and for each pair of them."""
+
+    token: int
+    pair: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that a runtime needs to know. `source`, `made_with`, `target` and `float32_nodes` are for people.
 
@@ -207,6 +215,7 @@ class Manifest:
     prompt: Plain | Chat
     embedding: Embedding
     causal: bool
+    prefill: Prefill
     generation: Generation
     grounding: LocationTokens | PatchTokens | None
     proof: Proof | None

@@ -104,10 +104,13 @@ class Engine:
         """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its pictures."""
         return merge.merge(self._table, prompt.ids, prompt.places, embeds, self.manifest.embedding)
 
-    def cache_bytes(self, rows: int, tokens: int) -> int:
-        """The bytes that the KV cache of so many rows of so many tokens will take."""
+    def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
+        """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, and of the
+        prefill of prompts as long as the longest of them."""
         capacity = tokens if self._device is None else self._device.capacity(tokens)
-        return self._cache_kind.nbytes(self._decoder.spec, rows, capacity)
+        cache = self._cache_kind.nbytes(self._decoder.spec, rows, capacity)
+        prefill = self.manifest.prefill
+        return cache + prompts * longest * (prefill.token + prefill.pair * longest)
 
     def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[Scores, Run]:
         """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.

@@ -22,7 +22,7 @@ class Limits:
         max_images: pictures and videos of a prompt; None for any number.
         max_pixels: pixels of a picture or a frame, known before it is decoded. Pillow opens no file of more than
             178,956,970, whatever is allowed here.
-        max_memory: bytes of the KV cache of a call; None for the memory that the machine has.
+        max_memory: bytes of the KV cache of a call and of its prefill; None for the memory that the machine has.
         vision_memory: bytes that the vision encoder may take. Pictures are encoded together as far as they are enough,
             at least a tile at a time.
         embedding_memory: bytes of image embeddings that are kept, so that the same picture is not encoded again; 0 for
@@ -52,13 +52,14 @@ class Limits:
             )
 
     def check_memory(self, needed: int, rows: int, tokens: int) -> None:
-        """Raise an InputError if the `needed` bytes of a KV cache of `rows` rows of `tokens` tokens are too many."""
+        """Raise an InputError if the `needed` bytes of a call with `rows` rows of `tokens` tokens are too many."""
         allowed = _memory() if self.max_memory is None else self.max_memory
         if needed > allowed:
             name = "this machine has" if self.max_memory is None else "the limit max_memory is"
             raise InputError(
-                f"the KV cache of {rows} rows of {tokens} tokens takes {needed} bytes, {name} {allowed}; a row is an"
-                " answer, a beam or a candidate: ask for fewer of them at once, or for fewer tokens"
+                f"a KV cache of {rows} rows of {tokens} tokens and the prompts' prefill take {needed} bytes, {name}"
+                f" {allowed}; a row is an answer, a beam or a candidate: ask for fewer of them at once, or for fewer"
+                " tokens"
             )
 
     def room(self, prompt_tokens: int, max_new_tokens: int | None, generation: Generation) -> int:

@@ -285,7 +285,7 @@ class VLM:
         longest, rows = max(len(prompt.ids) for prompt in prompts), len(prompts) * copies
         new_tokens = self.limits.room(longest, max_new_tokens, self.manifest.generation)
         tokens = longest + new_tokens
-        self.limits.check_memory(self._engine.cache_bytes(rows, tokens), rows, tokens)
+        self.limits.check_memory(self._engine.memory(len(prompts), longest, rows, tokens), rows, tokens)
         return new_tokens
 
     def _generations(

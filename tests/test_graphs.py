@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx_vlm.graphs import GraphSpec, TensorSpec, contract, integer, quantize, split, tidy, weights
+from onnx_vlm.graphs import GraphSpec, TensorSpec, contract, integer, memory, quantize, split, tidy, weights
 from onnx_vlm.runtime.session import session_options
 
 
@@ -116,6 +116,24 @@ def test_transposed_weights_are_stored_as_they_are_used(linear: ir.Model, tmp_pa
     assert [node.op_type for node in linear.graph] == ["MatMul"]
     x = np.ones((4, 20), np.float32)
     assert np.allclose(run(linear, tmp_path / "linear.onnx", x=x), x @ w.T, atol=1e-5)
+
+
+def test_values_that_are_alive_together_are_counted():
+    """Of two parallel branches one is there while the other is made; what is used no more is gone."""
+    x, y = value("x", "batch", "sequence", 5), value("y", "batch", "sequence", 5)
+    wide = [value(f"wide{i}", "batch", "sequence", 80) for i in range(2)]
+    joined, pooled = value("joined", "batch", "sequence", 160), value("pooled", "batch", 160)
+    nodes = [
+        ir.node("Expand", [x], outputs=[wide[0]]),
+        ir.node("Expand", [x], outputs=[wide[1]]),
+        ir.node("Concat", wide, {"axis": -1}, outputs=[joined]),
+        ir.node("ReduceMax", [joined], outputs=[pooled]),
+        ir.node("Relu", [x], outputs=[y]),
+    ]
+    model = graph(nodes, [x], [y, pooled])
+    assert memory.most_alive(model, "sequence") == 4 * (80 + 80 + 160)
+    assert memory.most_alive(model, "batch") == 4 * (80 + 80 + 160)
+    assert memory.most_alive(model, "capacity") == 0
 
 
 def reshapes(middle: tuple[int, ...], end: tuple[int | str, ...]) -> ir.Model:

@@ -38,7 +38,7 @@ def limited(bundle: Path) -> Limited:
         ({"max_new_tokens": 5}, {"max_new_tokens": 6}, "max_new_tokens is 6, the limit is 5"),
         ({"max_images": 1}, {"images": [PICTURE] * 2}, "2 pictures and videos are given, the limit max_images is 1"),
         ({"max_pixels": 99}, {"images": np.zeros((10, 10, 3), np.uint8)}, "10 x 10 pixels; the limit max_pixels is 99"),
-        ({"max_memory": 1000}, {}, r"takes \d+ bytes, the limit max_memory is 1000"),
+        ({"max_memory": 1000}, {}, r"take \d+ bytes, the limit max_memory is 1000"),
         ({}, {"num_beams": 1 << 40}, r"of 1099511627776 rows .* this machine has \d+"),
     ],
 )
@@ -67,12 +67,14 @@ def test_memory_is_known_before_it_is_taken(limited: Limited):
     vlm = limited()
     rows, tokens = 6, 100
     cache = Cache(vlm.manifest.graphs["decoder"], 1, rows, tokens)
-    needed = vlm._engine.cache_bytes(rows, tokens)
-    assert needed == sum(buffer.nbytes for buffer in cache._buffers.values())
+    assert vlm._engine.memory(0, 0, rows, tokens) == sum(buffer.nbytes for buffer in cache._buffers.values())
+    assert vlm.manifest.prefill.token > 4 * vlm.manifest.graphs["decoder"].inputs[0].shape[-1]
+    assert vlm._engine.memory(2, 50, rows, tokens) > vlm._engine.memory(1, 50, rows, tokens)
     answer = vlm.generate("caption", PICTURE, max_new_tokens=4, num_beams=2)
-    needed = vlm._engine.cache_bytes(2, answer.prompt_tokens + 4)
+    needed = vlm._engine.memory(1, answer.prompt_tokens, 2, answer.prompt_tokens + 4)
     assert limited(max_memory=needed).generate("caption", PICTURE, max_new_tokens=4, num_beams=2) is not None
-    with pytest.raises(InputError, match=f"2 rows of {answer.prompt_tokens + 4} tokens takes {needed} bytes"):
+    said = f"2 rows of {answer.prompt_tokens + 4} tokens and the prompts' prefill take {needed} bytes"
+    with pytest.raises(InputError, match=said):
         limited(max_memory=needed - 1).generate("caption", PICTURE, max_new_tokens=4, num_beams=2)
 
 
