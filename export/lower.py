@@ -86,6 +86,7 @@ def estimate(
         chosen = precisions[name]
         for tensor in tensors:
             seconds += tensor.numel() / 1e9 * (WRITING[chosen] + prove * PROVING)
-            bits = BITS[chosen] + 32 / block_size if chosen in BITS else FLOATS[chosen].itemsize * 8
+            shared = block_size if name == contract.DECODER else tensor.shape[-1]  # weights of a scale
+            bits = BITS[chosen] + 32 / shared if chosen in BITS else FLOATS[chosen].itemsize * 8
             disk += int(tensor.numel() * (bits if tensor.ndim == 2 or chosen not in BITS else 32) / 8)
     return Estimate(seconds, MEMORY + int(prove * LOADED * disk), disk)

@@ -6,7 +6,7 @@ For graphs that multiply many rows at a time, as vision encoders do. There it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -37,7 +37,7 @@ def quantize(model: ir.Model) -> int:
         inputs = [numbers, values, step, scales, middle]
         product = ir.node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
         scaled = ir.node("Mul", [product.outputs[0], largest])
-        product.outputs[0].name = f"{node.outputs[0].name}.product"
+        _describe(product.outputs[0], f"{node.outputs[0].name}.product", ir.DataType.FLOAT, node.outputs[0].shape)
         replace(model, node, [product, scaled])
         replaced += 1
     model.graph.opset_imports["com.microsoft"] = 1
@@ -54,9 +54,16 @@ def _quantized_rows(model: ir.Model, before: ir.Node, activations: ir.Value) -> 
     numbers = ir.node("QuantizeLinear", [unit.outputs[0], _constant(model, 1 / LARGEST), middle])
     steps = {"magnitude": magnitude, "row_largest": largest, "divisor": divisor, "unit": unit, "numbers": numbers}
     for name, node in steps.items():
-        node.outputs[0].name = f"{activations.name}.{name}"
+        dtype = ir.DataType.UINT8 if node is numbers else ir.DataType.FLOAT
+        shape = activations.shape if node in (magnitude, unit, numbers) else [*activations.shape[:-1], 1]
+        _describe(node.outputs[0], f"{activations.name}.{name}", dtype, shape)
     model.graph.insert_before(before, list(steps.values()))
     return numbers.outputs[0], divisor.outputs[0]
+
+
+def _describe(value: ir.Value, name: str, dtype: ir.DataType, shape: Iterable[int | ir.SymbolicDim]) -> None:
+    """Say what a value is, as a part of a graph must of what it takes."""
+    value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
 
 
 def _constant(model: ir.Model, value: float, dtype: type = np.float32, shape: tuple[int, ...] = ()) -> ir.Value:

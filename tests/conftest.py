@@ -15,17 +15,18 @@ sys.path.insert(0, str(CHECKPOINTS))
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The bundle of a trained checkpoint by its folder's name, exported once. Tests must not change it."""
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The bundle of a trained checkpoint by its folder's name, and its precision if it is not float32; exported once.
+    Tests must not change it."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundles"
 
-    def exported(name: str) -> Path:
-        shared.mkdir(exist_ok=True)
-        output = shared / name
-        with FileLock(shared / f"{name}.lock"):
+    def exported(name: str, precision: str = "fp32") -> Path:
+        output = shared / precision / name
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(output.with_suffix(".lock")):
             if not output.exists():
-                done = run_command("export", CHECKPOINTS / name, output)
+                done = run_command("export", CHECKPOINTS / name, output, "--precision", precision)
                 assert done.returncode == 0, done.stderr
         return output
 
@@ -33,7 +34,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def bundle(bundles: Callable[[str], Path]) -> Path:
+def bundle(bundles: Callable[..., Path]) -> Path:
     """The bundle of PaliGemma 2."""
     return bundles("paligemma2")
 

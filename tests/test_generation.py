@@ -69,7 +69,7 @@ def test_logits_are_filtered_as_by_transformers(options: dict[str, Any]):
 
 
 @pytest.fixture(scope="module", params=["paligemma2", "perception_lm", "kosmos2"])
-def pair(request: pytest.FixtureRequest, bundles: Callable[[str], Path]) -> tuple[VLM, Source, list[Request]]:
+def pair(request: pytest.FixtureRequest, bundles: Callable[..., Path]) -> tuple[VLM, Source, list[Request]]:
     """A bundle, its source and questions about a picture."""
     scene = shapes.scene(shapes.HELD_OUT + 7)
     kinds = {"kosmos2": shapes.grounded_questions, "perception_lm": shapes.chat_questions}

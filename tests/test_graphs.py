@@ -268,6 +268,7 @@ def test_products_of_integers_are_what_their_numbers_give(tmp_path: Path):
     weights.attach(model, arrays.__getitem__)
     assert integer.quantize(model) == 2
     assert [node.op_type for node in model.graph].count("QuantizeLinear") == 1
+    assert all(one.dtype is not None and one.shape is not None for node in model.graph for one in node.outputs)
     given = (random.standard_t(3, size=(5, 67)) * 10 ** np.arange(5)[:, None]).astype(np.float32)
     given[2] = 0
     weights.save(model, tmp_path / "model.onnx")

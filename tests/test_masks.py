@@ -123,7 +123,7 @@ def test_the_fourth_graph_is_sealed_proven_and_described(drawing: Path):
         load(path)
 
 
-def test_an_answer_with_codes_has_masks_of_the_whole_picture(drawing: Path, bundles: Callable[[str], Path]):
+def test_an_answer_with_codes_has_masks_of_the_whole_picture(drawing: Path, bundles: Callable[..., Path]):
     """The codes are drawn: no checkpoint here learned to segment."""
     picture = shapes.draw(shapes.scene(shapes.HELD_OUT), 320, 240)
     options = {"constrain": "boxes", "do_sample": True, "temperature": 1e4, "max_new_tokens": 24, "seed": 0}

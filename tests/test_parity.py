@@ -45,7 +45,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def vlm(bundles: Callable[[str], Path], name: str) -> VLM:
+def vlm(bundles: Callable[..., Path], name: str) -> VLM:
     return load(bundles(name), threads=1)
 
 

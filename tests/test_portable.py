@@ -93,7 +93,7 @@ def test_proof_holds(portable: Path):
     assert all(check.passed for check in checks), checks
 
 
-def test_tokens_are_those_of_the_usual_flavour(vlm: VLM, bundles: Callable[[str], Path], name: str):
+def test_tokens_are_those_of_the_usual_flavour(vlm: VLM, bundles: Callable[..., Path], name: str):
     """Ragged batches, greedy and with beams."""
     usual = load(bundles(name), threads=1)
     for seed in range(shapes.HELD_OUT + 500, shapes.HELD_OUT + 505):

@@ -56,7 +56,7 @@ def test_the_bundle_answers_there(environment: Path, bundle: Path, tmp_path: Pat
     [("paligemma", "caption"), ("perception_lm", "Describe the picture."), ("kosmos2", "An image of")],
 )
 def test_other_families_answer_there(
-    environment: Path, bundles: Callable[[str], Path], tmp_path: Path, name: str, prompt: str
+    environment: Path, bundles: Callable[..., Path], tmp_path: Path, name: str, prompt: str
 ):
     scene = shapes.scene(shapes.HELD_OUT)
     shapes.draw(scene).save(tmp_path / "shapes.png")

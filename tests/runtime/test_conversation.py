@@ -34,7 +34,7 @@ class Fed:
 
 
 @pytest.fixture(scope="module")
-def talking(bundles: Callable[[str], Path]) -> VLM:
+def talking(bundles: Callable[..., Path]) -> VLM:
     """A model with turns, without an embedding cache of its own."""
     return load(bundles("perception_lm"), threads=1, limits=Limits(embedding_memory=0))
 
@@ -99,7 +99,7 @@ def test_a_stream_that_is_closed_leaves_the_conversation_as_it_was(talking: VLM)
 
 @pytest.mark.parametrize("name", ["kosmos2", "paligemma2"])
 def test_models_without_turns_answer_each_question_on_its_own(
-    bundles: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+    bundles: Callable[..., Path], name: str, monkeypatch: pytest.MonkeyPatch
 ):
     vlm = load(bundles(name), threads=1)
     asked = {"kosmos2": shapes.grounded_questions, "paligemma2": shapes.questions}[name](SCENE)
@@ -120,7 +120,7 @@ def test_models_without_turns_answer_each_question_on_its_own(
 
 
 @pytest.mark.parametrize("name", ["perception_lm", "kosmos2"])
-def test_logits_of_a_prompt_in_two_parts_are_those_of_the_whole(bundles: Callable[[str], Path], name: str):
+def test_logits_of_a_prompt_in_two_parts_are_those_of_the_whole(bundles: Callable[..., Path], name: str):
     vlm = load(bundles(name), threads=1)
     engine, about = vlm._engine, media.read([PICTURE], [], vlm.manifest, vlm.limits)
     row = engine.embed(vlm._prompt(QUESTIONS[0], about, None))

@@ -27,7 +27,7 @@ def on_device(bundle: Path, captures: bool) -> VLM:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["bound", "captured"])
-def pair(request: pytest.FixtureRequest, bundles: Callable[[str], Path]) -> tuple[VLM, VLM]:
+def pair(request: pytest.FixtureRequest, bundles: Callable[..., Path]) -> tuple[VLM, VLM]:
     """A model on the host and on a device."""
     folder = bundles("paligemma2")
     return load(folder, provider="cpu", threads=1), on_device(folder, request.param)
@@ -55,7 +55,7 @@ def test_of_greedy_decoding_only_ids_leave_the_device(
         assert [answer.token_ids for answer in device.generate(PROMPTS, pictures)] == expected
 
 
-def test_a_conversation_and_scores_are_those_of_the_host(bundles: Callable[[str], Path], pictures: list):
+def test_a_conversation_and_scores_are_those_of_the_host(bundles: Callable[..., Path], pictures: list):
     folder, told = bundles("perception_lm"), []
     for vlm in (load(folder, provider="cpu", threads=1), on_device(folder, True)):
         chat = vlm.chat(pictures[0])

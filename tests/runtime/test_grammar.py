@@ -189,7 +189,7 @@ def test_a_model_without_boxes_is_refused():
 
 
 @pytest.mark.parametrize("name", ["paligemma", "kosmos2"])
-def test_trained_checkpoints_answer_no_worse(bundles: Callable[[str], Path], name: str, figure: Callable[[str], None]):
+def test_trained_checkpoints_answer_no_worse(bundles: Callable[..., Path], name: str, figure: Callable[[str], None]):
     """On held-out pictures; beams, draws and batches stay in the grammar too."""
     vlm = load(bundles(name), threads=1)
     ask = shapes.grounded_questions if name == "kosmos2" else shapes.questions

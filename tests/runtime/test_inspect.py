@@ -19,7 +19,7 @@ from onnx_vlm.graphs import manifest
         ("kosmos2", ("kosmos2 (kosmos-2)", "phrases with patch tokens", "vision_features: float32(tiles, 17, 128)")),
     ],
 )
-def test_a_bundle_is_described(bundles: Callable[[str], Path], name: str, said: tuple[str, ...]):
+def test_a_bundle_is_described(bundles: Callable[..., Path], name: str, said: tuple[str, ...]):
     done = run_command("inspect", bundles(name), env={"COLUMNS": "200", "PATH": ""})
     assert done.returncode == 0, done.stderr
     files = [path for path in bundles(name).rglob("*") if path.is_file() and path.name != manifest.FILE_NAME]

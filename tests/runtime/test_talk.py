@@ -28,7 +28,7 @@ def run(*arguments: object) -> None:
 
 
 def test_chat_answers_line_by_line(
-    bundles: Callable[[str], Path],
+    bundles: Callable[..., Path],
     picture: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

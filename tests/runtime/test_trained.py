@@ -18,14 +18,14 @@ PICTURES = 200
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_held_out_pictures_are_answered(bundles: Callable[[str], Path], name: str, figure: Callable[[str], None]):
+def test_held_out_pictures_are_answered(bundles: Callable[..., Path], name: str, figure: Callable[[str], None]):
     """At least 95 % right of each task; a box is right if it covers the true one by half or more (IoU)."""
     found = shares(ask(name, load(bundles(name), threads=1), PICTURES))
     figure(f"{name}: " + "  ".join(f"{task} {share:.1%}" for task, share in found.items()))
     assert min(found.values()) >= 0.95
 
 
-def test_a_conversation_goes_on(bundles: Callable[[str], Path]):
+def test_a_conversation_goes_on(bundles: Callable[..., Path]):
     """Several turns about one picture, each answered from the turns before."""
     vlm = load(bundles("perception_lm"), threads=1)
     scene = shapes.scene(shapes.HELD_OUT)
@@ -40,7 +40,7 @@ def test_a_conversation_goes_on(bundles: Callable[[str], Path]):
         messages.append({"role": "assistant", "content": answer.text})
 
 
-def test_a_grounded_caption_has_entities_in_pixels(bundles: Callable[[str], Path]):
+def test_a_grounded_caption_has_entities_in_pixels(bundles: Callable[..., Path]):
     vlm = load(bundles("kosmos2"), threads=1)
     scene = shapes.scene(shapes.HELD_OUT)
     thing, kinds = scene.things[0], {thing.name for thing in scene.things}
@@ -54,7 +54,7 @@ def test_a_grounded_caption_has_entities_in_pixels(bundles: Callable[[str], Path
     assert np.allclose((found.xmin, found.ymin, found.xmax, found.ymax), edges, atol=60)
 
 
-def test_the_command_prints_and_draws_phrases_with_their_boxes(bundles: Callable[[str], Path], tmp_path: Path):
+def test_the_command_prints_and_draws_phrases_with_their_boxes(bundles: Callable[..., Path], tmp_path: Path):
     scene = shapes.scene(shapes.HELD_OUT)
     shapes.draw(scene, 700, 500).save(tmp_path / "shapes.png")
     done = run_command(
@@ -72,7 +72,7 @@ def test_the_command_prints_and_draws_phrases_with_their_boxes(bundles: Callable
         assert (drawn[middle, max(0, left - 4) : left + 1] != before[middle, max(0, left - 4) : left + 1]).any()
 
 
-def test_boxes_given_for_a_phrase_say_what_is_meant(bundles: Callable[[str], Path]):
+def test_boxes_given_for_a_phrase_say_what_is_meant(bundles: Callable[..., Path]):
     vlm = load(bundles("kosmos2"), threads=1)
     scenes = map(shapes.scene, range(shapes.HELD_OUT, shapes.HELD_OUT + 50))
     scene = next(scene for scene in scenes if len({thing.name for thing in scene.things}) == 2)

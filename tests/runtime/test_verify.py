@@ -46,7 +46,7 @@ def flip(path: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["paligemma", "paligemma2", "perception_lm", "kosmos2"])
-def test_every_family_is_proven(bundles: Callable[[str], Path], name: str, figure: Callable[[str], None]):
+def test_every_family_is_proven(bundles: Callable[..., Path], name: str, figure: Callable[[str], None]):
     checks = verify(bundles(name), threads=1)
     assert [check.name for check in checks] == STAGES
     assert all(check.passed for check in checks), checks
@@ -76,7 +76,7 @@ def test_an_edited_file_is_named(copy: Path, name: str):
     assert "sha256 is not that of the manifest" in " ".join(done.stdout.split())
 
 
-def test_swapped_files_are_named(copy: Path, bundles: Callable[[str], Path]):
+def test_swapped_files_are_named(copy: Path, bundles: Callable[..., Path]):
     """Of the same size: two halves of one file."""
     path = copy / "decoder.onnx.data"
     data = path.read_bytes()
