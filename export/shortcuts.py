@@ -62,8 +62,9 @@ def _replace(program: ExportedProgram) -> None:
                 node.args[:1],
                 {"dtype": node.meta["val"].dtype},
             )
-        elif node.target == aten.conv2d.padding and node.args[4:5] in ((), ("valid",)):
-            node.target, node.args = aten.conv2d.default, (*node.args[:4], [0, 0], *node.args[5:])
+        elif node.target == aten.conv2d.padding and node.args[4:5] in ((), ("valid",)) and not node.kwargs:
+            rest = zip(("padding", "dilation", "groups"), ([0, 0], *node.args[5:]))
+            node.target, node.args, node.kwargs = aten.conv2d.default, node.args[:4], dict(rest)
         elif node.target == aten.adaptive_avg_pool2d.default:
             _pool(node)
     graph.eliminate_dead_code()
