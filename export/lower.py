@@ -72,21 +72,22 @@ class Estimate:
 
 #: Seconds for a billion weights, and for what is in every export, on two cores (fp32 and fp16 taken to be as bf16 is).
 WRITING = {"fp32": 16.0, "fp16": 16.0, "bf16": 16.0, "int8": 10.0, "int4": 8.0}
-IMPORTS_AND_TRACES, PROVING = 20.0, 80.0
-#: Bytes of memory in every export, and for a byte of the bundle when it is loaded to be proven.
-MEMORY, LOADED = 1_200_000_000, 1.4
+IMPORTS_AND_TRACES, PROVING = 20.0, 40.0
+#: Bytes of memory in every export; when it is proven, bytes besides, and for a byte of the largest weight.
+MEMORY, RUN, LOADED = 1_200_000_000, 1_000_000_000, 2.5
 
 
 def estimate(
     parts: dict[str, list[torch.Tensor]], precisions: dict[str, str], block_size: int, prove: bool
 ) -> Estimate:
     """What it takes to export weights, by the part that they belong to, in these precisions."""
-    seconds, disk = IMPORTS_AND_TRACES, 0
+    seconds, disk, largest = IMPORTS_AND_TRACES, 0, 0
     for name, tensors in parts.items():
         chosen = precisions[name]
         for tensor in tensors:
             seconds += tensor.numel() / 1e9 * (WRITING[chosen] + prove * PROVING)
             shared = block_size if name == contract.DECODER else tensor.shape[-1]  # weights of a scale
             bits = BITS[chosen] + 32 / shared if chosen in BITS else FLOATS[chosen].itemsize * 8
-            disk += int(tensor.numel() * (bits if tensor.ndim == 2 or chosen not in BITS else 32) / 8)
-    return Estimate(seconds, MEMORY + int(prove * LOADED * disk), disk)
+            size = int(tensor.numel() * (bits if tensor.ndim == 2 or chosen not in BITS else 32) / 8)
+            disk, largest = disk + size, max(largest, size)
+    return Estimate(seconds, MEMORY + prove * int(RUN + LOADED * largest), disk)
