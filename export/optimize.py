@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import onnx_ir as ir
 import onnxscript.optimizer
 from onnx_ir.passes import common
@@ -9,7 +14,6 @@ from onnxscript.rewriter import RewritePass, onnx_fusions
 from onnxscript.rewriter.rules import common as rules
 
 from ..graphs import tidy, weights
-from .trace import quiet
 
 #: Weights are larger than this and stay on disk; shapes, scales and norms are smaller and may be computed with. Bytes.
 FOLDED_AT_MOST = 1 << 16
@@ -23,18 +27,35 @@ RULES = (
 
 
 def optimize(model: ir.Model) -> None:
-    """Simplify a traced graph in place. Only small initialisers are read."""
+    """Make of a traced graph, its weights attached, what is written. Only small initialisers are read."""
     weights.fold_transposes(model)
-    common.InlinePass()(model)
+    simplify(model)
     with quiet("onnxscript"):
-        _simplify(model)
         _fold_resizes(model)
-        if sum(onnx_fusions.fuse(model).values()) + tidy.drop_reshape_round_trips(model):
-            _simplify(model)
-        tidy.rotate_whole_sequences(model)
+        fused = sum(onnx_fusions.fuse(model).values())
+    if fused + tidy.drop_reshape_round_trips(model):
+        simplify(model)
+    tidy.rotate_whole_sequences(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)
     tidy.drop_metadata(model)
+
+
+def simplify(model: ir.Model) -> None:
+    """Compute what is constant, leave out what changes nothing, share what is the same."""
+    common.InlinePass()(model)
+    with quiet("onnxscript", "onnx_ir"):
+        for _ in range(2):  # what one pass leaves constant, the next folds
+            folded = onnxscript.optimizer.fold_constants(
+                model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST, onnx_shape_inference=True
+            )
+            rewritten = RewritePass(RULES)(model)
+            common.RemoveUnusedNodesPass()(model)
+            if not (folded.modified or rewritten.modified):
+                break
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        common.DeduplicateInitializersPass()(model)
+        common.CommonSubexpressionEliminationPass()(model)
 
 
 def _fold_resizes(model: ir.Model) -> None:
@@ -48,13 +69,17 @@ def _fold_resizes(model: ir.Model) -> None:
         onnxscript.optimizer.fold_constants(model, should_fold=lambda node: node in behind or None)
 
 
-def _simplify(model: ir.Model) -> None:
-    for _ in range(2):  # what one pass leaves constant, the next folds
-        onnxscript.optimizer.fold_constants(
-            model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST, onnx_shape_inference=True
-        )
-        RewritePass(RULES)(model)
-        common.RemoveUnusedNodesPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.DeduplicateInitializersPass()(model)
-    common.CommonSubexpressionEliminationPass()(model)
+@contextmanager
+def quiet(*packages: str) -> Iterator[None]:
+    """Keep remarks of packages on how they get along from the user's terminal."""
+    loggers = [logging.getLogger(package) for package in packages]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

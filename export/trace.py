@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +13,7 @@ from transformers.initialization import no_init_weights
 
 from ..graphs.contract import GraphSpec
 from . import shortcuts
+from .optimize import quiet, simplify
 from .unroll import unrolled
 
 OPSET = 23
@@ -41,9 +40,9 @@ class _Positional(torch.nn.Module):
 
 
 def trace(module: torch.nn.Module, spec: GraphSpec, opset: int = OPSET) -> ir.Model:
-    """The graph of a module built within `fake_weights()`, with the first output of `spec`.
+    """The graph of a module built within `fake_weights()`, with the first output of `spec`, simplified.
 
-    Initialisers are named after the module's parameters and buffers and have no values yet.
+    Initialisers that are named after the module's parameters and buffers have no values yet.
     """
     return unrolled(module, lambda: _whole(module, spec, opset))
 
@@ -72,20 +71,7 @@ def _whole(module: torch.nn.Module, spec: GraphSpec, opset: int) -> ir.Model:
     graph = program.model.graph
     for name in list(graph.initializers):
         value = graph.initializers.pop(name)
-        value.name = name.removeprefix("module.")
-        graph.register_initializer(value)
+        value.name, value.const_value = name.removeprefix("module."), None
+        graph.initializers.add(value)
+    simplify(program.model)  # now, while it has few layers
     return program.model
-
-
-@contextmanager
-def quiet(package: str) -> Iterator[None]:
-    """Keep a package's remarks on how it gets along from the user's terminal."""
-    logger = logging.getLogger(package)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

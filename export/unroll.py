@@ -155,11 +155,8 @@ class _Layers:
             if value.name.startswith(f"{prefix}{old}."):
                 name = f"{prefix}{index}.{value.name.removeprefix(f'{prefix}{old}.')}"
                 if name not in self.names and value.is_initializer():
-                    # A fake tensor stands for all fake tensors of its kind, until weights are attached.
-                    kind = deepcopy(value.type)
-                    copy = ir.Value(name=name, type=kind, shape=value.shape, const_value=value.const_value)
-                    self.names[name] = copy
-                    self.graph.register_initializer(self.names[name])
+                    self.names[name] = ir.Value(name=name, type=deepcopy(value.type), shape=value.shape)
+                    self.graph.initializers.add(self.names[name])
                 return self.names.get(name)
         return None
 

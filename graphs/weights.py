@@ -123,9 +123,10 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 
 
 def attach(model: ir.Model, read: Read) -> None:
-    """Give every initialiser the value that `read` returns for its name, to be sliced whenever it is needed."""
+    """Give every initialiser without a value what `read` returns for its name, to be sliced whenever it is needed."""
     for name, value in model.graph.initializers.items():
-        value.const_value = Weight(name, read(name), value.dtype)
+        if value.const_value is None:
+            value.const_value = Weight(name, read(name), value.dtype)
 
 
 def fold_transposes(model: ir.Model) -> int:
