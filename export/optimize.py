@@ -35,6 +35,7 @@ def optimize(model: ir.Model) -> None:
         fused = sum(onnx_fusions.fuse(model).values())
     if fused + tidy.drop_reshape_round_trips(model):
         simplify(model)
+    common.CommonSubexpressionEliminationPass()(model)
     tidy.rotate_whole_sequences(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)
@@ -42,7 +43,7 @@ def optimize(model: ir.Model) -> None:
 
 
 def simplify(model: ir.Model) -> None:
-    """Compute what is constant, leave out what changes nothing, share what is the same."""
+    """Compute what is constant and leave out what changes nothing. What layers compute alike they keep apart."""
     common.InlinePass()(model)
     with quiet("onnxscript", "onnx_ir"):
         for _ in range(2):  # what one pass leaves constant, the next folds
@@ -55,7 +56,6 @@ def simplify(model: ir.Model) -> None:
                 break
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         common.DeduplicateInitializersPass()(model)
-        common.CommonSubexpressionEliminationPass()(model)
 
 
 def _fold_resizes(model: ir.Model) -> None:

@@ -90,7 +90,7 @@ class _Layers:
         self.place: dict[ir.Node, int] = {}
         scope = re.compile(rf"module\.{re.escape(path)}\.(\d+):")
         for node in self.graph:
-            if found := scope.search(node.metadata_props.get("namespace", "")):
+            if found := scope.search(_namespace(node)):
                 self.place[node] = int(found[1])
                 self.layers[int(found[1])].append(node)
         self.names = {value.name: value for value in (*self.graph.inputs, *self.graph.initializers.values())}
@@ -170,6 +170,13 @@ class _Layers:
             new.name, new.type, new.shape = next(self.fresh), deepcopy(old.type), old.shape
             replaced[old] = new
         return copy
+
+
+def _namespace(node: ir.Node) -> str:
+    """The scope that a node was traced in; of one that a rewrite made, that of what uses it."""
+    if "namespace" in node.metadata_props:
+        return node.metadata_props["namespace"]
+    return next((_namespace(use.node) for value in node.outputs for use in value.uses()), "")
 
 
 def _is_constant(value: ir.Value) -> bool:
