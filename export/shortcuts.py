@@ -26,7 +26,6 @@ SAME = {
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
 }
-
 CASTS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout)
 ALL = sys.maxsize  #: where a slice ends that has no end
 
@@ -57,11 +56,8 @@ def _replace(program: ExportedProgram) -> None:
         elif _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
         elif node.target in CASTS:
-            node.target, node.args, node.kwargs = (
-                aten._to_copy.default,
-                node.args[:1],
-                {"dtype": node.meta["val"].dtype},
-            )
+            node.target, node.args = aten._to_copy.default, node.args[:1]
+            node.kwargs = {"dtype": node.meta["val"].dtype}
         elif node.target == aten.conv2d.padding and node.args[4:5] in ((), ("valid",)) and not node.kwargs:
             rest = zip(("padding", "dilation", "groups"), ([0, 0], *node.args[5:]))
             node.target, node.args, node.kwargs = aten.conv2d.default, node.args[:4], dict(rest)
