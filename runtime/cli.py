@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import sys
 from pathlib import Path
@@ -278,11 +279,15 @@ def warmup(
 
 def _exporting() -> ModuleType:
     """The room that exports, or an error that says what to install."""
+    gc.disable()  # nothing that is loaded is garbage, and a fifth of the time would go into looking for it
     try:
         with messages.status("loading torch and transformers"):
             from .. import export
     except ImportError as error:
         raise InputError(f"{error}; exporting needs: pip install 'onnx-vlm[export]'") from error
+    finally:
+        gc.freeze()
+        gc.enable()
     return export
 
 
