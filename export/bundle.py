@@ -144,18 +144,17 @@ def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) 
 
 def _write(folder: Path, graphs: dict[str, ir.Model], table: weights.Streamed, tell: Progress) -> None:
     """Write graphs, their weights and the embedding table, telling the bytes as they go."""
-    total = table.nbytes + sum(map(weights.stored_bytes, graphs.values()))
-    done = 0
+    unwritten = [weights.store_array(table, folder / contract.EMBED_TOKENS)]
+    for name, graph in graphs.items():
+        unwritten += weights.store(graph, folder / f"{name}.onnx")
+    total, done = sum(one.nbytes for one in unwritten), 0
 
     def count(size: int) -> None:
         nonlocal done
         done += size
         tell("write", done, total)
 
-    for name, graph in graphs.items():
-        weights.save(graph, folder / f"{name}.onnx", count)
-    weights.save_array(table, folder / contract.EMBED_TOKENS)
-    count(table.nbytes)
+    weights.write(unwritten, count)
 
 
 def _narrow(folder: Path, made: manifest.Manifest, prompt: str) -> manifest.Manifest:

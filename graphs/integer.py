@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .quantize import products, replace
-from .weights import Streamed, ValuesAndScales, Weight, add_initializer, in_order, slices
+from .weights import Streamed, Weight, add_initializer, slices
 
 LARGEST = 127  #: the largest magnitude of a quantised number
 TINY = float(np.finfo(np.float32).tiny)
@@ -77,14 +77,12 @@ def _columns(weight: Weight) -> tuple[Streamed, Streamed]:
 
     def whole() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         values, scales = np.empty((rows, columns), np.int8), np.empty(columns, np.float32)
-        parts = slices((columns, rows))
-        for some, made in zip(parts, in_order(lambda part: quantized(weight.columns(part)), parts)):
-            values[:, some], scales[some] = made
+        for some in slices((columns, rows)):
+            values[:, some], scales[some] = quantized(weight.columns(some))
         yield values, scales
 
-    made = ValuesAndScales(whole)
-    values = Streamed(f"{weight.name}.int8", ir.DataType.INT8, (rows, columns), made.values)
-    return values, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, (columns,), made.scales)
+    values = Streamed(f"{weight.name}.int8", ir.DataType.INT8, (rows, columns), whole)
+    return values, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, (columns,), whole, place=1)
 
 
 def quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

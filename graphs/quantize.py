@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from .weights import Source, Streamed, ValuesAndScales, Weight, add_initializer, in_order, slices
+from .weights import Source, Streamed, Weight, add_initializer, slices
 
 BLOCK_SIZES = (32, 64, 128)
 #: Where the largest weight of a block may come to lie, as a share of the range; the best for each block is kept. Beyond
@@ -58,12 +58,11 @@ def _blocks(weight: Weight, bits: int, block_size: int) -> tuple[Streamed, Strea
     blocks = math.ceil(rows / block_size)
 
     def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return in_order(lambda some: quantized(weight.columns(some), bits, block_size), slices((columns, rows)))
+        return (quantized(weight.columns(some), bits, block_size) for some in slices((columns, rows)))
 
-    made = ValuesAndScales(pieces)
     shape = (columns, blocks, block_size * bits // 8)
-    packed = Streamed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, made.values)
-    return packed, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], made.scales)
+    packed = Streamed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, pieces)
+    return packed, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], pieces, place=1)
 
 
 def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,9 +117,11 @@ def quantized_rows(name: str, source: Source) -> Streamed:
     """A table (rows, width) as uint8 (rows, width + 4): int8 values, then the float32 that each is multiplied by."""
     rows, width = source.shape
 
-    def packed(some: slice) -> np.ndarray:
-        values = source[some]
-        scale = np.maximum(np.abs(values).max(-1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
-        return np.concatenate([np.rint(values / scale).astype(np.int8).view(np.uint8), scale.view(np.uint8)], -1)
+    def packed() -> Iterator[tuple[np.ndarray]]:
+        for some in slices(source.shape):
+            values = source[some]
+            scale = np.maximum(np.abs(values).max(-1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
+            numbers = np.rint(values / scale).astype(np.int8)
+            yield (np.concatenate([numbers.view(np.uint8), scale.view(np.uint8)], -1),)
 
-    return Streamed(name, ir.DataType.UINT8, (rows, width + 4), lambda: in_order(packed, slices(source.shape)))
+    return Streamed(name, ir.DataType.UINT8, (rows, width + 4), packed)

@@ -6,21 +6,26 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 #: Initialisers of no more bytes than this stay in the .onnx file, where shape inference can see them.
 KEPT_IN_GRAPH = 1024
-#: Elements of a weight that are in memory at a time, for each thread; most weights have a part for every thread then.
-#: Fewer would stay in a core's cache, but threads that quantise would wait for each other.
+#: Elements of a weight that are in memory at a time, for each thread. Fewer would stay in a core's cache, but threads
+#: that quantise would wait for each other.
 AT_ONCE = 1 << 20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+#: pieces of tensors that are made together, a piece of each at a time
+Pieces = Callable[[], Iterable[tuple[np.ndarray, ...]]]
 
 
 class Source(Protocol):
@@ -39,22 +44,17 @@ class Streamed(ir.LazyTensor):
     """A tensor that is made when it is written, in pieces that follow each other along its first axis.
 
     Args:
-        pieces: makes them; called each time the values are asked for.
+        pieces: makes them, for all the tensors that are made together; called each time the values are asked for.
+        place: which of them this one is.
     """
 
-    def __init__(
-        self, name: str, dtype: ir.DataType, shape: Iterable[int], pieces: Callable[[], Iterable[np.ndarray]]
-    ) -> None:
+    def __init__(self, name: str, dtype: ir.DataType, shape: Iterable[int], pieces: Pieces, place: int = 0) -> None:
         super().__init__(self._whole, dtype=dtype, shape=ir.Shape(shape), name=name)
-        self.pieces = pieces
+        self.pieces, self.place = pieces, place
 
     def _whole(self) -> ir.Tensor:
-        whole = np.concatenate(list(self.pieces())).reshape(self.shape.numpy())
+        whole = np.concatenate([piece[self.place] for piece in self.pieces()]).reshape(self.shape.numpy())
         return ir.Tensor(whole, dtype=self.dtype, name=self.name)
-
-    def tofile(self, file: BinaryIO) -> None:
-        for piece in self.pieces():
-            file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
 
 
 class Weight(Streamed):
@@ -73,36 +73,14 @@ class Weight(Streamed):
         """Columns of a weight (in, out), laid out as (out, in)."""
         return self.source[some] if self.transposed else self.source[:, some].T
 
-    def _rows(self) -> Iterator[np.ndarray]:
+    def _rows(self) -> Iterator[tuple[np.ndarray]]:
         dtype = self.dtype.numpy()
-        if self.transposed:
-            yield from in_order(lambda rows: self.source[:, rows].T.astype(dtype), slices(self.shape.numpy()))
-        elif len(self.shape):
-            yield from in_order(lambda rows: self.source[rows].astype(dtype, copy=False), slices(self.shape.numpy()))
-        else:
-            yield np.asarray(self.source[...], dtype).reshape(1)
-
-
-class ValuesAndScales:
-    """Quantised values and their scales, of one reading of a weight if the values are written first.
-
-    Args:
-        pieces: makes them, values and scales that belong together.
-    """
-
-    def __init__(self, pieces: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> None:
-        self._pieces = pieces
-        self._kept: list[np.ndarray] = []
-
-    def values(self) -> Iterator[np.ndarray]:
-        self._kept = []
-        for values, scales in self._pieces():
-            self._kept.append(scales)
-            yield values
-
-    def scales(self) -> Iterator[np.ndarray]:
-        kept, self._kept = self._kept, []
-        yield from kept or (scales for _, scales in self._pieces())
+        if not len(self.shape):
+            yield (np.asarray(self.source[...], dtype).reshape(1),)
+            return
+        for rows in slices(self.shape.numpy()):
+            piece = self.source[:, rows].T if self.transposed else self.source[rows]
+            yield (piece.astype(dtype, copy=False),)
 
 
 def slices(shape: tuple[int, ...], at_once: int | None = None) -> list[slice]:
@@ -160,29 +138,68 @@ def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
     return value
 
 
-def stored_bytes(model: ir.Model) -> int:
-    """How many bytes of weights `save` writes beside the graph."""
-    sizes = (value.const_value.nbytes for value in model.graph.initializers.values())
-    return sum(size for size in sizes if size > KEPT_IN_GRAPH)
+@dataclass
+class Unwritten:
+    """Tensors that are made together, and where each goes: its place among them, a file, its first byte there."""
+
+    pieces: Pieces
+    places: list[tuple[int, Path, int]] = field(default_factory=list)
+    nbytes: int = 0
+
+    def write(self) -> int:
+        """Write them; returns the bytes."""
+        with ExitStack() as stack:
+            files = [(place, stack.enter_context(path.open("r+b"))) for place, path, _ in self.places]
+            for (_, file), (*_, offset) in zip(files, self.places):
+                file.seek(offset)
+            for piece in self.pieces():
+                for place, file in files:
+                    file.write(np.ascontiguousarray(piece[place]).reshape(-1).view(np.uint8).data)
+        return self.nbytes
 
 
-def save(model: ir.Model, path: Path, progress: Callable[[int], None] | None = None) -> None:
-    """Write `path` and, beside it, `<name>.data` with every weight, one at a time.
-
-    `progress` is told the bytes written.
-    """
-
-    def tell(tensor: ir.TensorProtocol, _) -> None:
-        if progress is not None:
-            progress(tensor.nbytes)
-
-    ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=KEPT_IN_GRAPH, callback=tell)
+def write(tensors: Iterable[Unwritten], progress: Callable[[int], None] | None = None) -> None:
+    """Write tensors on every core, the largest first, so that none is left for the end. `progress` is told bytes."""
+    ordered = sorted(tensors, key=lambda one: -one.nbytes)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for size in pool.map(Unwritten.write, ordered):
+            if progress is not None:
+                progress(size)
 
 
-def save_array(tensor: Streamed, path: Path) -> None:
-    """Write a tensor as an .npy file; bfloat16, which NumPy does not know, as uint16."""
+def store(model: ir.Model, path: Path) -> list[Unwritten]:
+    """Write a graph, and make the file beside it, `<name>.data`, that `write` fills with its weights."""
+    values = [value for value in model.graph.initializers.values() if value.const_value.nbytes > KEPT_IN_GRAPH]
+    tensors = [value.const_value for value in values]
+    data, end = path.with_name(f"{path.name}.data"), 0
+    together: dict[Pieces, Unwritten] = {}
+    for value, tensor in zip(values, tensors):
+        pieces = getattr(tensor, "pieces", partial(_at_once, tensor))
+        unwritten = together.setdefault(pieces, Unwritten(pieces))
+        unwritten.places.append((getattr(tensor, "place", 0), data, end))
+        unwritten.nbytes += tensor.nbytes
+        value.const_value = ir.ExternalTensor(
+            data.name, end, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name, base_dir=path.parent
+        )
+        end += tensor.nbytes
+    ir.save(model, path)
+    for value, tensor in zip(values, tensors):
+        value.const_value = tensor
+    if values:
+        with data.open("wb") as file:
+            file.truncate(end)
+    return list(together.values())
+
+
+def _at_once(tensor: ir.TensorProtocol) -> list[tuple[np.ndarray]]:
+    return [(tensor.numpy(),)]
+
+
+def store_array(tensor: Streamed, path: Path) -> Unwritten:
+    """Begin an .npy file of a tensor, which `write` fills; bfloat16, which NumPy does not know, as uint16."""
     dtype = np.dtype(np.uint16 if tensor.dtype == ir.DataType.BFLOAT16 else tensor.dtype.numpy())
     header = {"descr": dtype.str, "fortran_order": False, "shape": tensor.shape.numpy()}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        tensor.tofile(file)
+        start = file.tell()
+    return Unwritten(tensor.pieces, [(tensor.place, path, start)], tensor.nbytes)

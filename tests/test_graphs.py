@@ -25,7 +25,7 @@ def value(name: str, *shape: int | str) -> ir.Value:
 
 
 def run(model: ir.Model, path: Path, **inputs: np.ndarray) -> np.ndarray:
-    weights.save(model, path)
+    weights.write(weights.store(model, path))
     return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
 
 
@@ -87,7 +87,7 @@ def test_weights_are_read_when_they_are_written_and_in_slices(
     weights.attach(linear, lambda name: source)
     assert source.read == []
     told: list[int] = []
-    weights.save(linear, tmp_path / "linear.onnx", told.append)
+    weights.write(weights.store(linear, tmp_path / "linear.onnx"), told.append)
     assert sorted(source.read) == [2, 7, 7, 7, 7]
     assert told == [2400]
     assert (np.fromfile(tmp_path / "linear.onnx.data", np.float32).reshape(30, 20) == source.array).all()
@@ -99,9 +99,10 @@ def test_weights_are_quantised_in_slices(linear: ir.Model, tmp_path: Path, monke
     weights.attach(linear, lambda name: source)
     weights.fold_transposes(linear)
     quantize.quantize(linear, bits, 32)
+    monkeypatch.setattr(weights, "KEPT_IN_GRAPH", 0)
     monkeypatch.setattr(weights, "AT_ONCE", 140)
     path = tmp_path / "linear.onnx"
-    weights.save(linear, path)
+    weights.write(weights.store(linear, path))
     assert sorted(source.read) == [2, 7, 7, 7, 7], "values and scales from one reading"
     stored = {value.name: value.const_value.numpy() for value in ir.load(path).graph.initializers.values()}
     packed, scales = quantize.quantized(source.array, bits, 32)
@@ -271,7 +272,7 @@ def test_products_of_integers_are_what_their_numbers_give(tmp_path: Path):
     assert all(one.dtype is not None and one.shape is not None for node in model.graph for one in node.outputs)
     given = (random.standard_t(3, size=(5, 67)) * 10 ** np.arange(5)[:, None]).astype(np.float32)
     given[2] = 0
-    weights.save(model, tmp_path / "model.onnx")
+    weights.write(weights.store(model, tmp_path / "model.onnx"))
     session = session_of(tmp_path / "model.onnx")
     ours = session.run(None, {"x": given})
     largest = np.maximum(np.abs(given).max(-1, keepdims=True), 1e-38)
@@ -292,7 +293,7 @@ def test_products_of_integers_do_not_overflow(tmp_path: Path):
     model = graph([ir.node("MatMul", [x, w], outputs=[y])], [x], [y], w=w)
     weights.attach(model, lambda name: np.full((64, 16), 2.0, np.float32))
     integer.quantize(model)
-    weights.save(model, tmp_path / "model.onnx")
+    weights.write(weights.store(model, tmp_path / "model.onnx"))
     (result,) = session_of(tmp_path / "model.onnx").run(None, {"x": np.full((3, 64), 5.0, np.float32)})
     assert np.allclose(result, 640)
 
@@ -322,10 +323,10 @@ def test_a_graph_in_parts_does_what_it_does_whole(tmp_path: Path):
     assert len(list(split.split(model, 3200))) == 2
     assert len(list(split.split(model, 1))) == 3, "a weight stays whole"
     values = {"x": random.normal(size=(3, 20)).astype(np.float32)}
-    weights.save(model, tmp_path / "whole.onnx")
+    weights.write(weights.store(model, tmp_path / "whole.onnx"))
     whole = ort.InferenceSession(tmp_path / "whole.onnx", providers=["CPUExecutionProvider"]).run(None, dict(values))
     for index, part in enumerate(parts):
-        weights.save(part, tmp_path / f"{index}.onnx")
+        weights.write(weights.store(part, tmp_path / f"{index}.onnx"))
         session = ort.InferenceSession(tmp_path / f"{index}.onnx", providers=["CPUExecutionProvider"])
         given = session.run(None, {one.name: values[one.name] for one in part.graph.inputs})
         values |= dict(zip([one.name for one in part.graph.outputs], given))

@@ -122,7 +122,7 @@ def test_rows_of_a_table_survive_packing(tmp_path: Path):
     table = np.random.default_rng(0).standard_t(4, size=(300, 40)).astype(np.float32)
     table[7] = 0
     packed = quantize.quantized_rows("table", table)
-    weights.save_array(packed, tmp_path / "table.npy")
+    weights.write([weights.store_array(packed, tmp_path / "table.npy")])
     stored = np.load(tmp_path / "table.npy", mmap_mode="r")
     assert (stored.shape, stored.dtype) == ((300, 44), np.uint8)
     rows = unpacked(stored[[[3, 7], [299, 3]]])
@@ -130,7 +130,7 @@ def test_rows_of_a_table_survive_packing(tmp_path: Path):
     assert (rows[0, 1] == 0).all()
     assert np.abs(rows[1, 0] - table[299]).max() <= np.abs(table[299]).max() / 127 / 2 + 1e-6
     half = weights.Weight("table", table, ir.DataType.BFLOAT16)
-    weights.save_array(half, tmp_path / "half.npy")
+    weights.write([weights.store_array(half, tmp_path / "half.npy")])
     error = np.abs(unpacked(np.load(tmp_path / "half.npy")) - table) / np.maximum(np.abs(table), 1e-9)
     assert error.max() <= 2**-8
 
@@ -170,7 +170,7 @@ def test_ranges_say_which_nodes_are_too_large_and_narrowing_keeps_them(tmp_path:
     model, path = graph(), tmp_path / "model.onnx"
     weights.attach(model, lambda name: Stored())
     assert precision.store(model, ir.DataType.FLOAT16) == 1
-    weights.save(model, path)
+    weights.write(weights.store(model, path))
     x = np.full((2, 512), 2.0, np.float32)  # the product is 10.24, its exponential 28001
     probe = ir.load(path)
     names = precision.add_ranges(probe)

@@ -63,7 +63,7 @@ def test_a_graph_computes_what_its_module_does(
     random = np.random.default_rng(0)
     weight, x = (random.normal(size=size).astype(np.float32) for size in ((2, 3, 3, 3), (4, 3, 8, 8)))
     weights.attach(graph, lambda _: weight)
-    weights.save(graph, tmp_path / "graph.onnx")
+    weights.write(weights.store(graph, tmp_path / "graph.onnx"))
     session = ort.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
     (ours,) = session.run(None, {"x": x, "length": np.array(3, np.int32)})
     theirs = function(*map(torch.from_numpy, (x, np.array(3, np.int32), weight)))

@@ -52,7 +52,7 @@ def traced(folder: Path, *arguments: object) -> int:
     ran, state = Layer.ran, real.state_dict()
     assert len(fake.layers) == len(real.layers)
     weights.attach(graph, lambda name: state[name].numpy())
-    weights.save(graph, folder / "deep.onnx")
+    weights.write(weights.store(graph, folder / "deep.onnx"))
     x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     (ours,) = ort.InferenceSession(folder / "deep.onnx", providers=["CPUExecutionProvider"]).run(None, {"x": x})
     assert np.allclose(ours, real(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
