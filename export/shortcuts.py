@@ -1,7 +1,8 @@
 """What `torch.onnx.export` does again and again, done once: half of the time of an export of a small model.
 
 It decomposes a program by tracing all of it a second time, for the sake of a few operators that it does not translate;
-here those are replaced where they stand. And it parses its library of translations anew for each graph.
+here those are replaced where they stand. It promotes types by running all of it once more, also where none are mixed.
+And it parses its library of translations anew for each graph.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from onnxscript.values import TracedOnnxFunction
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
+from torch.onnx._internal.exporter import _fx_passes
 
 from .attention import replaced
 
@@ -30,13 +32,18 @@ CASTS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout)
 ALL = sys.maxsize  #: where a slice ends that has no end
 
 _decompose = ExportedProgram.run_decompositions
+_promote = _fx_passes.insert_type_promotion_nodes
 _parsed = property(functools.cache(TracedOnnxFunction.function_ir.fget))
 
 
 @contextmanager
 def taken() -> Iterator[None]:
     """Let `torch.onnx.export` take them. An operator that only a second trace resolves makes it raise."""
-    with replaced(ExportedProgram, run_decompositions=_decomposed), replaced(TracedOnnxFunction, function_ir=_parsed):
+    with (
+        replaced(ExportedProgram, run_decompositions=_decomposed),
+        replaced(_fx_passes, insert_type_promotion_nodes=_promoted),
+        replaced(TracedOnnxFunction, function_ir=_parsed),
+    ):
         yield
 
 
@@ -45,6 +52,18 @@ def _decomposed(program: ExportedProgram, table: dict[Any, Callable]) -> Exporte
     left = [node.target for node in program.graph.nodes if node.op == "call_function"]
     again = any(one in table or getattr(getattr(one, "_schema", None), "is_mutable", False) for one in left)
     return _decompose(program, table) if again else program
+
+
+def _promoted(module: GraphModule) -> None:
+    if any(_mixes_types(node) for one in module.modules() for node in one.graph.nodes):
+        _promote(module)
+
+
+def _mixes_types(node: Node) -> bool:
+    """Whether an operator takes tensors of another type than it gives."""
+    values = [one.meta.get("val") for one in (node, *node.all_input_nodes)]
+    types = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+    return getattr(node.target, "namespace", "") == "aten" and len(types) > 1
 
 
 def _replace(program: ExportedProgram) -> None:

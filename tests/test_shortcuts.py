@@ -49,17 +49,21 @@ class Module(torch.nn.Module):
         return self.function(x, length, self.weight)
 
 
-@pytest.mark.parametrize(("function", "again"), [(plain, False), (uneven, True), (writing, True)])
+@pytest.mark.parametrize(
+    ("function", "again", "mixed"), [(plain, False, True), (uneven, True, False), (writing, True, True)]
+)
 def test_a_graph_computes_what_its_module_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., torch.Tensor], again: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., torch.Tensor], again: bool, mixed: bool
 ):
-    decompose, called = shortcuts._decompose, []
-    monkeypatch.setattr(shortcuts, "_decompose", lambda *given: called.append(1) or decompose(*given))
+    called = []
+    for name in ("_decompose", "_promote"):
+        work = getattr(shortcuts, name)
+        monkeypatch.setattr(shortcuts, name, lambda *given, name=name, work=work: called.append(name) or work(*given))
     with trace.fake_weights():
         Module.ran = 0
         graph = trace.trace(Module(function), SPEC)
     assert Module.ran == 1, "it was translated the first time"
-    assert bool(called) == again
+    assert ("_decompose" in called, "_promote" in called) == (again, mixed)
     random = np.random.default_rng(0)
     weight, x = (random.normal(size=size).astype(np.float32) for size in ((2, 3, 3, 3), (4, 3, 8, 8)))
     weights.attach(graph, lambda _: weight)
