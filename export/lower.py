@@ -72,7 +72,7 @@ class Estimate:
 
 #: Seconds for a billion weights, and for what is in every export, on two cores (fp32 and fp16 taken to be as bf16 is).
 WRITING = {"fp32": 16.0, "fp16": 16.0, "bf16": 16.0, "int8": 10.0, "int4": 8.0}
-IMPORTS_AND_TRACES, PROVING = 20.0, 40.0
+IMPORTS_AND_TRACES, PROVING = 16.0, 40.0
 #: Bytes of memory in every export; when it is proven, bytes besides, and for a byte of the largest weight.
 MEMORY, RUN, LOADED = 1_200_000_000, 1_000_000_000, 2.5
 

@@ -91,12 +91,13 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def tiles(image: Image.Image, recipe: Resize | Tiles) -> np.ndarray:
     """The tiles of an RGB picture, (tiles, 3, height, width) of float32."""
+    levels, resample = np.asarray(image), recipe.pixels.resample
     if isinstance(recipe, Resize):
-        return normalise(_resized(image, recipe.height, recipe.width, recipe.pixels)[None], recipe.pixels)
+        return normalise(resize(levels, recipe.height, recipe.width, resample)[None], recipe.pixels)
     size = recipe.size
     columns, rows = canvas(*image.size, size, recipe.max_tiles)
-    whole = _resized(image, rows * size, columns * size, recipe.pixels).reshape(rows, size, columns, size, 3)
-    thumbnail = _resized(image, size, size, recipe.pixels)
+    whole = resize(levels, rows * size, columns * size, resample).reshape(rows, size, columns, size, 3)
+    thumbnail = resize(levels, size, size, resample)
     parts = whole.swapaxes(1, 2).reshape(-1, size, size, 3)
     return normalise(np.concatenate([thumbnail[None], parts]), recipe.pixels)
 
@@ -112,10 +113,6 @@ def normalise(levels: np.ndarray, pixels: Pixels) -> np.ndarray:
         np.multiply(levels[..., channel], factor[channel], out=values[:, channel])
         values[:, channel] += offset[channel]
     return values
-
-
-def _resized(image: Image.Image, height: int, width: int, pixels: Pixels) -> np.ndarray:
-    return resize(np.asarray(image), height, width, pixels.resample)
 
 
 @lru_cache

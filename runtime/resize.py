@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
-OUTPUTS = 16  #: results computed by one matrix product; their windows of the source overlap
+OUTPUTS = 32  #: results computed by one matrix product; their windows of the source overlap
 
 
 def resize(levels: np.ndarray, height: int, width: int, resample: str) -> np.ndarray:
@@ -33,19 +33,47 @@ def _along_rows(plane: np.ndarray, size: int, resample: str) -> np.ndarray:
     """(rows, columns) to (rows, size) of uint8."""
     if plane.shape[1] == size:
         return plane
-    first, weights, precision = _weights(plane.shape[1], size, resample)
+    centred = (plane ^ np.uint8(128)).view(np.int8)  # 128 less
     resized = np.empty((len(plane), size), np.uint8)
-    for start in range(0, size, OUTPUTS):
-        some = slice(start, min(start + OUTPUTS, size))
-        left, right = first[some][0], min(first[some][-1] + weights.shape[1], plane.shape[1])
-        block = np.zeros((right - left + weights.shape[1], some.stop - start))
-        for column in range(some.stop - start):
-            offset = first[start + column] - left
-            block[offset : offset + weights.shape[1], column] = weights[start + column]
-        # Products and sums of integers below 2 ** 53: exact.
-        sums = plane[:, left:right].astype(np.float64) @ block[: right - left]
-        resized[:, some] = np.clip(np.floor((sums + (1 << (precision - 1))) / (1 << precision)), 0, 255)
+    for some, window, weights, rest in _products(plane.shape[1], size, resample):
+        sums = centred[:, window].astype(weights.dtype) @ weights
+        if sums.shape[1] > len(rest):
+            sums = sums[:, : len(rest)] + sums[:, len(rest) :].astype(np.float64)
+        sums += rest
+        resized[:, some] = np.clip(sums, 0, 255, out=sums)
     return resized
+
+
+@lru_cache(maxsize=16)
+def _products(source: int, target: int, resample: str) -> list[tuple[slice, slice, np.ndarray, np.ndarray]]:
+    """For some results at a time: which, of which source pixels, the weights (pixels, results), and what is to be added
+    to pixels less 128 times these.
+
+    A product is exact as long as its sums are whole numbers of 24 bits, in float32, times a power of two. Weights of
+    more than 16 bits are cut in two: the columns of the second part follow those of the first.
+    """
+    first, weights, precision = _weights(source, target, resample)
+    taps = weights.shape[1]
+    parts = [weights]
+    if precision > 16:
+        step = 1 << (precision - 16)
+        parts = [step * np.rint(weights / step)]
+        parts.append(weights - parts[0])
+    dtype = np.float32 if taps < 1 << 12 else np.float64
+    rest = ((128 * weights.sum(1) / (1 << precision)) + 0.5).astype(np.float32 if precision <= 16 else np.float64)
+    products = []
+    for start in range(0, target, OUTPUTS):
+        some = slice(start, min(start + OUTPUTS, target))
+        count, left = some.stop - start, first[start]
+        right = min(first[some][-1] + taps, source)
+        block = np.zeros((len(parts), count, right - left + taps))
+        for index in range(count):
+            offset = first[start + index] - left
+            for part, values in zip(block, parts):
+                part[index, offset : offset + taps] = values[start + index]
+        block = (block.reshape(len(parts) * count, -1).T[: right - left] / (1 << precision)).astype(dtype)
+        products.append((some, slice(left, right), np.ascontiguousarray(block), rest[some]))
+    return products
 
 
 @lru_cache(maxsize=64)
