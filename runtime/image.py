@@ -63,7 +63,9 @@ def _open(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
             opened = Image.open(source)  # reads the header only
         with opened as image:
             check_size(*image.size, name, max_pixels)
-            return _rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            return _rgb(image)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -86,32 +88,32 @@ def _rgb(image: Image.Image) -> Image.Image:
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def tiles(image: Image.Image, recipe: Resize | Tiles) -> np.ndarray:
     """The tiles of an RGB picture, (tiles, 3, height, width) of float32."""
-    levels, resample = np.asarray(image), recipe.pixels.resample
+    resample = recipe.pixels.resample
+    shape = image.height, image.width
+    planes = [np.frombuffer(image.tobytes("raw", channel), np.uint8).reshape(shape) for channel in "RGB"]
     if isinstance(recipe, Resize):
-        return normalise(resize(levels, recipe.height, recipe.width, resample)[None], recipe.pixels)
+        return normalise(resize(planes, recipe.height, recipe.width, resample)[None], recipe.pixels)
     size = recipe.size
     columns, rows = canvas(*image.size, size, recipe.max_tiles)
-    whole = resize(levels, rows * size, columns * size, resample).reshape(rows, size, columns, size, 3)
-    thumbnail = resize(levels, size, size, resample)
-    parts = whole.swapaxes(1, 2).reshape(-1, size, size, 3)
+    whole = resize(planes, rows * size, columns * size, resample).reshape(3, rows, size, columns, size)
+    thumbnail = resize(planes, size, size, resample)
+    parts = whole.transpose(1, 3, 0, 2, 4).reshape(-1, 3, size, size)
     return normalise(np.concatenate([thumbnail[None], parts]), recipe.pixels)
 
 
 def normalise(levels: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """Grey levels (tiles, height, width, 3) of uint8 as pixel values (tiles, 3, height, width) of float32."""
+    """Grey levels (tiles, 3, height, width) of uint8 as pixel values of float32."""
     # One multiplication and one addition a value, from (level * rescale_factor - mean) / std.
     std = np.asarray(pixels.std, np.float64)
     factor = np.float32(pixels.rescale_factor / std)
     offset = np.float32(-np.asarray(pixels.mean) / std)
-    values = np.empty((len(levels), 3, *levels.shape[1:3]), np.float32)
-    for channel in range(3):
-        np.multiply(levels[..., channel], factor[channel], out=values[:, channel])
-        values[:, channel] += offset[channel]
+    values = levels * factor[:, None, None]
+    values += offset[:, None, None]
     return values
 
 

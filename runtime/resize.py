@@ -7,36 +7,39 @@ before columns, and both results are rounded and clipped to 0..255.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
-OUTPUTS = 32  #: results computed by one matrix product; their windows of the source overlap
+OUTPUTS = 16  #: results computed by one matrix product; their windows of the source overlap
 
 
-def resize(levels: np.ndarray, height: int, width: int, resample: str) -> np.ndarray:
-    """Grey levels (rows, columns, 3) of uint8 at another size, (height, width, 3)."""
+def resize(planes: Sequence[np.ndarray], height: int, width: int, resample: str) -> np.ndarray:
+    """The three planes of a picture, (rows, columns) of uint8, at another size, (3, height, width)."""
     if resample not in SUPPORT:
         filter = Image.Resampling[resample.upper()]
-        return np.asarray(Image.fromarray(levels).resize((width, height), filter))
-    planes = []
-    for channel in range(3):
-        plane = levels[..., channel]
-        plane = _along_rows(plane, width, resample)
-        planes.append(_along_rows(plane.T, height, resample).T)
-    return np.stack(planes, axis=-1)
+        return np.stack([np.asarray(Image.fromarray(plane).resize((width, height), filter)) for plane in planes])
+    return np.stack([_along_rows(_along_rows(plane, width, resample).T, height, resample).T for plane in planes])
 
 
 def _along_rows(plane: np.ndarray, size: int, resample: str) -> np.ndarray:
     """(rows, columns) to (rows, size) of uint8."""
-    if plane.shape[1] == size:
+    rows, columns = plane.shape
+    if columns == size:
         return plane
     centred = (plane ^ np.uint8(128)).view(np.int8)  # 128 less
-    resized = np.empty((len(plane), size), np.uint8)
-    for some, window, weights, rest in _products(plane.shape[1], size, resample):
-        sums = centred[:, window].astype(weights.dtype) @ weights
+    products = _products(columns, size, resample)
+    widest = max(len(weights) for _, _, weights, _ in products)
+    # One for all products: to get new memory would cost more than they do.
+    buffer = np.empty((rows, widest), products[0][2].dtype, "F" if plane.flags.f_contiguous else "C")
+    resized = np.empty((rows, size), np.uint8)
+    for some, window, weights, rest in products:
+        pixels = buffer[:, : len(weights)]
+        pixels[:] = centred[:, window]
+        sums = pixels @ weights
         if sums.shape[1] > len(rest):
             sums = sums[:, : len(rest)] + sums[:, len(rest) :].astype(np.float64)
         sums += rest

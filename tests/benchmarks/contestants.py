@@ -90,6 +90,12 @@ class Ours(Contestant):
         given = self.random.standard_normal((tiles, *self._pixels[1:]), "float32")
         return {"vision": seconds(lambda: self.engine.encode_images(given))}
 
+    def prepare(self, picture: str) -> dict[str, float]:
+        """Seconds from a picture's file to its tiles."""
+        from onnx_vlm.runtime import image
+
+        return {"prepare": seconds(lambda: image.tiles(image.read(picture), self.vlm.manifest.image))}
+
     def answer(self, picture: str, new_tokens: int) -> dict[str, float]:
         """Seconds from a picture's file to an answer of `new_tokens` tokens."""
         answers = []
@@ -136,6 +142,12 @@ class Torch(Contestant):
         if self.model.config.model_type == "perception_lm":
             pixels = pixels[None]
         return {"vision": seconds(lambda: self.model.model.get_image_features(pixel_values=pixels))}
+
+    def prepare(self, picture: str) -> dict[str, float]:
+        from PIL import Image
+
+        prepared = self.processor.image_processor
+        return {"prepare": seconds(lambda: prepared(Image.open(picture).convert("RGB"), return_tensors="pt"))}
 
     def answer(self, picture: str, new_tokens: int) -> dict[str, float]:
         length = []

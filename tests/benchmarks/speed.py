@@ -2,6 +2,7 @@
 
     python tests/benchmarks/speed.py decoder BUNDLE --checkpoint CHECKPOINT [--peers FOLDER --python PYTHON]
     python tests/benchmarks/speed.py vision  BUNDLE --checkpoint CHECKPOINT
+    python tests/benchmarks/speed.py picture BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
     python tests/benchmarks/speed.py answer  BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
     python tests/benchmarks/speed.py scaling BUNDLE
 
@@ -102,6 +103,14 @@ def vision(options: argparse.Namespace) -> None:
         row("vision encoder, one tile", f"{ours:.2f} s", name, f"{theirs['vision']:.2f} s", theirs["vision"] / ours)
 
 
+def picture(options: argparse.Namespace) -> None:
+    workers = {"ours": Worker("ours", options.bundle, max_tiles=options.tiles), **torches(options)}
+    found = interleaved(workers, options, "prepare", picture=str(options.picture))
+    ours = found.pop("ours")["prepare"]
+    for name, theirs in found.items():
+        row("a picture's file to tiles", f"{ours:.2f} s", name, f"{theirs['prepare']:.2f} s", theirs["prepare"] / ours)
+
+
 def answer(options: argparse.Namespace) -> None:
     workers = {"ours": Worker("ours", options.bundle, max_tiles=options.tiles), **torches(options)}
     for new_tokens in (1, 64):
@@ -143,7 +152,7 @@ def steps(options: argparse.Namespace, *work: tuple[int, int]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=["decoder", "vision", "answer", "scaling"])
+    parser.add_argument("section", choices=["decoder", "vision", "picture", "answer", "scaling"])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--peers", type=Path)
