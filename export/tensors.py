@@ -44,7 +44,9 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     header.pop("__metadata__", None)
     unknown = sorted({entry["dtype"] for entry in header.values()} - FLOATS.keys() - OTHERS.keys())
     if unknown:
-        raise CheckpointError(f"{path} has tensors of {', '.join(unknown)}; read are {', '.join([*FLOATS, *OTHERS])}")
+        raise CheckpointError(
+            f"{path} has tensors of {', '.join(unknown)}; save the model in one of {', '.join(FLOATS)}"
+        )
     return {
         key: Stored(path, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
         for key, entry in header.items()

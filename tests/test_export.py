@@ -120,6 +120,15 @@ def test_a_bundle_is_replaced_only_by_a_complete_one(checkpoint: Path, bundle: P
     assert [path.name for path in old.parent.iterdir()] == ["old"]
 
 
+def test_tensors_of_a_type_that_is_not_read_are_refused(checkpoint: Path, tmp_path: Path):
+    tensors = load_file(checkpoint / TENSORS)
+    name = "multi_modal_projector.linear.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, checkpoint / TENSORS, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="tensors of F8_E4M3; save the model in one of F64, F32, F16, BF16"):
+        export_model(checkpoint, tmp_path / "bundle")
+
+
 def test_every_misfit_is_named_at_once(checkpoint: Path, tmp_path: Path):
     tensors = load_file(checkpoint / TENSORS)
     del tensors["vision_tower.post_layernorm.bias"]

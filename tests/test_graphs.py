@@ -239,14 +239,14 @@ def test_rounding_beats_the_plain_one():
     assert ours < 0.85 * theirs
 
 
-def test_zeros_and_single_weights_are_exact():
+def test_zeros_single_weights_and_next_to_nothing_are_exact():
     for bits in (4, 8):
-        w = np.zeros((3, 64), np.float32)
-        w[1, 5], w[2, 40] = 1.5, -2.5
+        w = np.zeros((4, 64), np.float32)
+        w[1, 5], w[2, 40], w[3, 7] = 1.5, -2.5, 1e-40
         packed, scales = quantize.quantized(w, bits, 32)
-        values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(3, 2, 32)
+        values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(4, 2, 32)
         restored = (values.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
-        assert np.allclose(restored.reshape(3, 64), w, atol=1e-6)
+        assert np.allclose(restored.reshape(4, 64), w, atol=1e-6)
 
 
 def test_products_of_integers_are_what_their_numbers_give(tmp_path: Path):
