@@ -53,7 +53,8 @@ def _products(source: int, target: int, resample: str) -> list[tuple[slice, slic
     to pixels less 128 times these.
 
     A product is exact as long as its sums are whole numbers of 24 bits, in float32, times a power of two. Weights of
-    more than 16 bits are cut in two: the columns of the second part follow those of the first.
+    more than 16 bits are cut in two: the columns of the second part follow those of the first. That has 6 bits, so the
+    sums of 4096 pixels or more need float64.
     """
     first, weights, precision = _weights(source, target, resample)
     taps = weights.shape[1]
@@ -79,7 +80,6 @@ def _products(source: int, target: int, resample: str) -> list[tuple[slice, slic
     return products
 
 
-@lru_cache(maxsize=64)
 def _weights(source: int, target: int, resample: str) -> tuple[np.ndarray, np.ndarray, int]:
     """For each of `target` results the first source pixel (target,), the weights of it and those after it (target,
     taps) as integers, and the number of bits by which they are scaled."""
