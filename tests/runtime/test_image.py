@@ -10,7 +10,7 @@ import pytest
 from onnx_vlm.graphs.manifest import Pixels, Resize
 from onnx_vlm.runtime import InputError
 from onnx_vlm.runtime.image import read, tiles
-from onnx_vlm.runtime.resize import _weights, resize
+from onnx_vlm.runtime.resize import _products, _weights, resize
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
@@ -67,6 +67,10 @@ def test_products_are_those_of_integers(columns: int):
     seen = planes[..., np.minimum(taps, columns - 1)].astype(np.int64)
     sums = (seen * weights.astype(np.int64)).sum(-1) + (1 << precision - 1)
     assert (resize(planes, 2, 60, "bicubic") == (sums >> precision).clip(0, 255)).all()
+    for some, _, block, _ in _products(columns, 60, "bicubic"):
+        for part in np.split(np.abs(block * 2.0**precision).astype(np.int64), block.shape[1] // len(first[some]), 1):
+            largest = 128 * part.sum(0).max() // np.gcd.reduce(part, axis=None)
+            assert largest <= 2 ** (np.finfo(block.dtype).nmant + 1), "every sum is exact"
 
 
 def test_unreadable_pictures_are_refused_by_name(tmp_path: Path):
