@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .vision_ops import make_torchvision_importable
+from .tracing.torchvision_import import make_torchvision_importable
 
 make_torchvision_importable()  # transformers imports torchvision wherever it finds it
 
 from .bundle import export_model  # noqa: E402
-from .family import register  # noqa: E402
+from .families.registry import register  # noqa: E402
 
 __all__ = ["export_model", "register"]

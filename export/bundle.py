@@ -11,12 +11,20 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from ..graphs import ExportError, contract, manifest, memory, weights
-from . import family, hub, lower, masks, portable, standard, trace
-from . import target as place
-from .checkpoint import Checkpoint, Weights
-from .decoder import Decoder, name_cache_outputs
-from .optimize import optimize
+from ..graphs import ExportError, contract, manifest
+from ..graphs.transforms import activation_memory as memory
+from ..graphs.transforms import weights
+from . import output_folder as place
+from . import precisions as lower
+from . import targets as portable
+from .checkpoint import hub
+from .checkpoint.checkpoint import Checkpoint, Weights
+from .families import mask_decoder as masks
+from .families import registry as family
+from .tracing import portable_attention as standard
+from .tracing import trace
+from .tracing.decoder import Decoder, name_cache_outputs
+from .tracing.optimize import optimize
 
 #: told the name of a step, what is done of it and the whole, in bytes
 Progress = Callable[[str, int, int], None]
@@ -159,7 +167,8 @@ def _write(folder: Path, graphs: dict[str, ir.Model], table: weights.Streamed, t
 
 def _narrow(folder: Path, made: manifest.Manifest, prompt: str) -> manifest.Manifest:
     """Make graphs of float16 weights compute in float16; the manifest of what they are then."""
-    from . import proof, ranges  # they run the bundle, which not every export does
+    from .proof import float16_ranges as ranges
+    from .proof import proof  # they run the bundle, which not every export does
 
     dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
     halves = [name for name in contract.GRAPHS if made.precision[name] == "fp16"]
@@ -179,7 +188,7 @@ def _prove(
     mask_weights: masks.MaskWeights | None,
 ) -> manifest.Manifest:
     """Hold the bundle to the source model and put the proof into it."""
-    from . import proof
+    from .proof import proof
 
     dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
     picture = proof.picture()

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from . import contract, profile, strict
+from . import contract
+from . import shape_profile as profile
+from . import strict_json as strict
 from .contract import GraphSpec
 from .errors import BundleError
 

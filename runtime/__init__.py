@@ -10,10 +10,10 @@ except ImportError as error:
     ) from error
 
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
-from .conversation import Chat
-from .drawing import draw
-from .entities import Entity
-from .grounding import Box, Mask
+from .chat import Chat
+from .grounding.drawing import draw
+from .grounding.locations import Box, Mask
+from .grounding.patches import Entity
 from .limits import Limits
 from .model import VLM, load
 from .options import Options

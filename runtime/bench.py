@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..graphs import InputError, contract
-from . import image
-from .cache import Cache
+from .images import reading as image
+from .inference.host_cache import Cache
 from .model import VLM, load
-from .prompt import Encoded
+from .text.prompt import Encoded
 
 PROMPT = "Describe the picture."
 SIZE = 640, 480  #: of the picture, if none is given; pixels

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..graphs import InputError
-from .entities import PhraseBoxes
-from .image import ImageInput
-from .prompt import PromptInput
-from .video import VideoInput
+from .grounding.patches import PhraseBoxes
+from .images.reading import ImageInput
+from .images.video import VideoInput
+from .text.prompt import PromptInput
 
 Images: TypeAlias = "ImageInput | Sequence[ImageInput]"
 Videos: TypeAlias = "VideoInput | Sequence[VideoInput]"

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..graphs import InputError
 from ..graphs.manifest import Manifest
-from . import image, video
-from .image import ImageInput
+from .images import reading as image
+from .images import video
+from .images.reading import ImageInput
+from .images.video import VideoInput
 from .limits import Limits
-from .video import VideoInput
 
 
 @dataclass(frozen=True)

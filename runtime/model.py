@@ -13,23 +13,26 @@ from typing import Any, Unpack, overload
 import numpy as np
 
 from ..graphs import InputError, contract, manifest
-from . import entities, grounding, media, providers
-from .conversation import Chat
-from .detokenize import Reader
-from .embeddings import Embeddings
-from .engine import Engine, Run
-from .entities import PhraseBoxes
-from .grammar import Constraint, Grammar, grammar
-from .grounding import Mask
+from . import media
+from .chat import Chat
+from .generation.scoring import score
+from .generation.strategy import Answer, answer
+from .grounding import locations as grounding
+from .grounding import patches as entities
+from .grounding.grammar import Constraint, Grammar, grammar
+from .grounding.locations import Mask
+from .grounding.patches import PhraseBoxes
+from .inference.engine import Engine, Run
+from .inference.image_embeddings import Embeddings
 from .inputs import Images, Request, Videos, is_batch, requests
 from .limits import Limits
 from .media import Media
 from .options import Options, Settings, settle
-from .prompt import Encoded, PromptInput, Prompts
+from .providers import targets as providers
 from .results import Clock, Generation, Score
-from .scoring import score
-from .strategy import Answer, answer
 from .stream import Stream, fold
+from .text.detokenize import Reader
+from .text.prompt import Encoded, PromptInput, Prompts
 
 Size = tuple[int, int]
 #: prefills prompts, with room for new tokens and for answers to each; returns logits (prompts, vocab) and the run

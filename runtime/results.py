@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from .entities import Entity
-from .grounding import Box, Mask
+from .grounding.locations import Box, Mask
+from .grounding.patches import Entity
 
 
 @dataclass(frozen=True)

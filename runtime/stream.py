@@ -6,8 +6,8 @@ from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 from ..graphs import GenerationError
-from .detokenize import Reader
 from .results import Generation
+from .text.detokenize import Reader
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from ..graphs import BundleError, contract, manifest
 from ..graphs.manifest import Manifest
-from . import image
+from .images import reading as image
 from .model import VLM, load
-from .prompt import Encoded, Prompts
+from .text.prompt import Encoded, Prompts
 
 #: The largest relative error of a stage, by its precision. In float32 sums in another order make some 1e-6, a wrong
 #: mask, position or scale more than 1e-2; the others are what rounding of weights (and, but for bf16, of inputs) makes.

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..graphs import ProviderError, contract, manifest
-from . import providers, tensorrt
-from .engine import Engine
+from .inference.engine import Engine
+from .providers import targets as providers
+from .providers import tensorrt
 
 BUILDERS = ("tensorrt",)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from onnx_vlm.export import attention, processing
-from onnx_vlm.export.checkpoint import Checkpoint, parse
-from onnx_vlm.export.decoder import RotaryDecoder
-from onnx_vlm.export.family import Behaviour, Stages
+from onnx_vlm.export.checkpoint import image_processor as processing
+from onnx_vlm.export.checkpoint.checkpoint import Checkpoint, parse
+from onnx_vlm.export.families.registry import Behaviour, Stages
+from onnx_vlm.export.tracing import fused_attention as attention
+from onnx_vlm.export.tracing.decoder import RotaryDecoder
 from onnx_vlm.graphs import contract, manifest
 from PIL import Image
 from transformers import (

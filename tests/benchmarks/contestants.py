@@ -92,7 +92,7 @@ class Ours(Contestant):
 
     def prepare(self, picture: str) -> dict[str, float]:
         """Seconds from a picture's file to its tiles."""
-        from onnx_vlm.runtime import image
+        from onnx_vlm.runtime.images import reading as image
 
         return {"prepare": seconds(lambda: image.tiles(image.read(picture), self.vlm.manifest.image))}
 
@@ -109,7 +109,7 @@ class Torch(Contestant):
 
     def __init__(self, model: str, dtype: str = "bfloat16", max_tiles: str | None = None) -> None:
         import torch
-        from onnx_vlm.export.vision_ops import make_torchvision_importable
+        from onnx_vlm.export.tracing.torchvision_import import make_torchvision_importable
 
         make_torchvision_importable()
         from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache

@@ -73,8 +73,9 @@ SHARD = 2 << 30
 def write_checkpoint(folder: Path, files: Path, config: dict[str, Any]) -> tuple[int, int]:
     """A random checkpoint; its number of parameters and the bytes of its largest tensor."""
     import torch
-    from onnx_vlm.export import family, trace
-    from onnx_vlm.export.checkpoint import Checkpoint
+    from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
+    from onnx_vlm.export.families import registry as family
+    from onnx_vlm.export.tracing import trace
     from safetensors.torch import save_file
 
     shutil.copytree(files, folder)

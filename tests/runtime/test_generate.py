@@ -13,7 +13,7 @@ import pytest
 import shapes
 from helpers import run_command
 from onnx_vlm.runtime import VLM, GenerationError, InputError, ProviderError, load
-from onnx_vlm.runtime.cache import Cache
+from onnx_vlm.runtime.inference.host_cache import Cache
 from PIL import Image
 
 

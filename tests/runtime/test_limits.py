@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import shapes
 from onnx_vlm.runtime import VLM, InputError, Limits, load
-from onnx_vlm.runtime.cache import Cache
-from onnx_vlm.runtime.engine import Engine
+from onnx_vlm.runtime.inference.engine import Engine
+from onnx_vlm.runtime.inference.host_cache import Cache
 
 PICTURE = shapes.draw(shapes.scene(shapes.HELD_OUT))
 Limited = Callable[..., VLM]

@@ -1,0 +1,1 @@
+"""Reading a checkpoint: configuration, weights, adapters, and the Hub."""

@@ -1,0 +1,172 @@
+"""A checkpoint folder as `save_pretrained` writes it: its configuration files, and its tensors one at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import rename_source_key
+
+from ...graphs import CheckpointError, contract
+from ...graphs.transforms.weights import Source
+from .lora import Adapter
+from .safetensors_files import stored_tensors
+
+ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """Files of a checkpoint. Nothing is read before it is asked for.
+
+    Args:
+        folder: where they are.
+        name: what people call it.
+        adapter: what is merged into its weights.
+
+    Raises:
+        CheckpointError: if `folder` has no config.json or no weights as safetensors.
+    """
+
+    def __init__(self, folder: str | Path, name: str = "", adapter: Adapter | None = None) -> None:
+        self.folder, self.name, self.adapter = Path(folder), name, adapter
+        if not (self.folder / "config.json").is_file():
+            raise CheckpointError(
+                f"{self.folder} is no checkpoint: it has no config.json; give a folder as save_pretrained writes it"
+            )
+        self.config = self.json("config.json")
+        self.files = self._files()
+
+    def json(self, *names: str) -> dict[str, Any]:
+        """The first of these files that exists, {} if none does."""
+        for name in names:
+            path = self.folder / name
+            if path.is_file():
+                try:
+                    return json.loads(path.read_text(encoding="utf-8"))
+                except ValueError as error:
+                    raise CheckpointError(f"{path} is not JSON: {error}") from None
+        return {}
+
+    def processor(self, kind: str) -> dict[str, Any]:
+        """Settings of the "image" or "video" processor: a part of the one file of newer checkpoints, or a file of its
+        own in older ones."""
+        old = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}[kind]
+        return self.json("processor_config.json").get(f"{kind}_processor") or self.json(old)
+
+    def special_tokens(self) -> dict[str, str]:
+        """The texts of the special tokens that tokenizer_config.json names, such as `bos_token`."""
+        settings = self.json("special_tokens_map.json") | self.json("tokenizer_config.json")
+        tokens = {name: value for name, value in settings.items() if name.endswith("_token")}
+        tokens = {name: value["content"] if isinstance(value, dict) else value for name, value in tokens.items()}
+        return {name: value for name, value in tokens.items() if isinstance(value, str)}
+
+    def chat_template(self) -> str | None:
+        """The chat template, from whichever file holds it."""
+        path = self.folder / contract.CHAT_TEMPLATE
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        files = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
+        return next((found for name in files if (found := self.json(name).get("chat_template"))), None)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of tokenizer.json."""
+        path = self.folder / contract.TOKENIZER
+        if not path.is_file():
+            raise CheckpointError(
+                f"{self.folder} has no {path.name}; save it there with AutoProcessor's save_pretrained"
+            )
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CheckpointError(f"{path} does not load: {error}") from None
+
+    def expect_token(self, token: str, token_id: int) -> None:
+        """Raise a CheckpointError if the tokenizer has another id for a token than config.json."""
+        found = self.tokenizer.token_to_id(token)
+        if found != token_id:
+            raise CheckpointError(f"{contract.TOKENIZER} has {token} as {found}, config.json as {token_id}")
+
+    def _files(self) -> list[Path]:
+        index = self.json(INDEX)
+        names = sorted(set(index["weight_map"].values())) if index else [SINGLE]
+        missing = [name for name in names if not (self.folder / name).is_file()]
+        if missing:
+            pickles = sorted(path.name for path in self.folder.glob("*.bin"))
+            found = f" {', '.join(pickles)}: a pickle may run code when it is read;" if pickles else ""
+            raise CheckpointError(
+                f"{self.folder} lacks weights: {', '.join(missing)}; only safetensors are read (model.safetensors, or"
+                f" the files that model.safetensors.index.json names).{found} load the model with transformers where"
+                " you trust it, and save it with save_pretrained, which writes safetensors"
+            )
+        return [self.folder / name for name in names]
+
+
+def parse(kind: type[ConfigT], config: dict[str, Any]) -> ConfigT:
+    """A config.json as transformers' configuration class, or a CheckpointError that says what is wrong in it."""
+    try:
+        return kind.from_dict(config)
+    except Exception as error:  # whatever a configuration class makes of values it did not expect
+        raise CheckpointError(f"config.json is no valid {kind.__name__}: {error}") from error
+
+
+class Weights:
+    """The tensors of a checkpoint under the names that `model` gives them, read in slices when they are asked for.
+
+    `model` may have fake weights. Old and new key layouts are told apart by transformers' own renaming rules.
+
+    Raises:
+        CheckpointError: naming every tensor that is missing, left over or of another shape than the config asks for.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+        self.names = {id(tensor): name for name, tensor in _tensors(model).items()}
+        self._known = model.state_dict(keep_vars=True)
+        self._renamings = get_model_conversion_mapping(model)
+        self._prefix = model.base_model_prefix
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+        buffers = {name for name, _ in model.named_buffers()}
+        self.sources: dict[str, Source] = {}
+        problems, extra = [], []
+        for path in checkpoint.files:
+            for key, tensor in stored_tensors(path).items():
+                name = self.name_of(key)
+                if name is None:
+                    extra.append(key)
+                    continue
+                if name in wanted and tensor.shape != wanted[name]:
+                    problems.append(f"{key}: shape {tensor.shape}, the config asks for {wanted[name]}")
+                self.sources[name] = tensor
+        problems += [f"{name}: missing" for name in wanted if name not in self.sources]
+        problems += [f"{key}: the config has no place for it" for key in extra if not _computed(key, buffers)]
+        if problems:
+            raise CheckpointError(
+                f"the weights in {checkpoint.folder} do not fit its config.json:\n"
+                + "\n".join(f"  {problem}" for problem in problems)
+            )
+
+        if checkpoint.adapter is not None:
+            self.sources = checkpoint.adapter.merge(self.sources, self.name_of)
+
+    def name_of(self, key: str) -> str | None:
+        """What the model calls the tensor that a checkpoint of any layout calls `key`; a tied one by its first name."""
+        name, _ = rename_source_key(key, self._renamings, [], self._prefix, self._known)
+        return self.names[id(self._known[name])] if name in self._known else None
+
+
+def _tensors(model: torch.nn.Module) -> Mapping[str, torch.Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _computed(key: str, buffers: set[str]) -> bool:
+    """Whether an extra tensor is one that the model computes itself: older versions saved some of those."""
+    last = key.rpartition(".")[2]
+    return any(name.rpartition(".")[2] == last for name in buffers)

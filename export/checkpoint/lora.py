@@ -1,0 +1,137 @@
+"""A LoRA adapter as PEFT saves it, merged into the weights it adapts while they are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...graphs import CheckpointError
+from ...graphs.transforms.weights import Source
+from .safetensors_files import stored_tensors
+
+CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+#: settings that add something else than a product of two matrices, and what people call them
+OTHER_KINDS = {
+    "use_dora": "DoRA", "use_qalora": "QA-LoRA", "use_bdlora": "BD-LoRA", "lora_bias": "LoRA with biases",
+    "fan_in_fan_out": "LoRA on transposed weights", "layer_replication": "layer replication",
+    "target_parameters": "LoRA on bare parameters", "trainable_token_indices": "trained single tokens",
+    "alora_invocation_tokens": "activated LoRA",
+}  # fmt: skip
+PREFIX = "base_model.model."
+DOWN = re.compile(r"_A(\.weight)?$")
+WAY_OUT = "merge it with PEFT's merge_and_unload, save the model and export that"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A weight and what is added to it: scaling * up (out, rank) @ down (rank, in)."""
+
+    base: Source
+    up: np.ndarray
+    down: np.ndarray
+    scaling: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    @property
+    def fits(self) -> bool:
+        rows, *columns = self.shape
+        return (len(self.up), self.down.shape[1]) == (rows, int(np.prod(columns)))
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        values = self.base[index]
+        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+        return values + ((self.up[rows] @ self.down[:, columns]) * self.scaling).reshape(values.shape)
+
+
+class Adapter:
+    """The files of an adapter.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+        name: what people call it.
+
+    Raises:
+        CheckpointError: if there is none, or it is of another kind than LoRA.
+    """
+
+    def __init__(self, folder: Path, name: str = "") -> None:
+        self.folder, self.name = folder, name
+        if not (folder / CONFIG).is_file():
+            raise CheckpointError(f"{folder} is no adapter: it has no {CONFIG}; give a folder as PEFT saves it")
+        try:
+            self._config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{folder / CONFIG} is not JSON: {error}") from None
+        kinds = [name for key, name in OTHER_KINDS.items() if self._config.get(key)]
+        if self._config.get("peft_type") != "LORA":
+            kinds.append(f"peft_type {self._config.get('peft_type')!r}")
+        if kinds:
+            raise CheckpointError(f"{folder}: {', '.join(kinds)} cannot be merged here, only LoRA; {WAY_OUT}")
+        if not (folder / TENSORS).is_file():
+            found = f" ({PICKLE} is a pickle, which may run code when it is read)" * (folder / PICKLE).is_file()
+            raise CheckpointError(f"{folder} has no {TENSORS}{found}; save it with safe_serialization=True")
+        self._tensors = stored_tensors(folder / TENSORS)
+
+    def merge(self, weights: Mapping[str, Source], name_of: Callable[[str], str | None]) -> dict[str, Source]:
+        """`weights` with those of the adapter merged or put in their place.
+
+        Args:
+            weights: the model's weights by name.
+            name_of: the name of a weight from its key in a checkpoint of any layout.
+
+        Raises:
+            CheckpointError: naming every tensor of the adapter that fits no weight.
+        """
+        merged, problems = dict(weights), []
+        pairs = {key for key in self._tensors if ".lora_" in key}
+        for key in sorted(self._tensors.keys() - pairs):  # whole weights, trained or kept beside a pair
+            name = name_of(key.removeprefix(PREFIX).replace(".base_layer.", "."))
+            if name is None or self._tensors[key].shape != merged[name].shape:
+                problems.append(f"{key}: the model has no such weight of shape {self._tensors[key].shape}")
+            else:
+                merged[name] = self._tensors[key]
+        for key in sorted(key for key in pairs if DOWN.search(key)):
+            up = DOWN.sub(r"_B\1", key)
+            name = name_of(f"{key.removeprefix(PREFIX).partition('.lora_')[0]}.weight")
+            pairs -= {key, up}
+            if name is None:
+                problems.append(f"{key}: the model has no such weight")
+            elif up not in self._tensors:
+                problems.append(f"{up}: missing")
+            elif (update := self._update(key, up, merged[name])).fits:
+                merged[name] = update
+            else:
+                problems.append(f"{key}: makes {len(update.up)} x {update.down.shape[1]}, {name} is {update.shape}")
+        problems += [f"{key}: not known" for key in sorted(pairs)]
+        if problems:
+            raise CheckpointError(
+                f"the adapter {self.folder} does not fit the model; {WAY_OUT}:\n"
+                + "\n".join(f"  {p}" for p in problems)
+            )
+        return merged
+
+    def _update(self, down: str, up: str, base: Source) -> Merged:
+        """A weight with the update of these two tensors."""
+        module = down.removeprefix(PREFIX).partition(".lora_")[0]
+        a, b = self._tensors[down][...], self._tensors[up][...]
+        scaling = self._scaling(module, len(a))
+        a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+        return Merged(base, a.T, b.T, scaling) if "lora_embedding" in down else Merged(base, b, a, scaling)
+
+    def _scaling(self, module: str, rank: int) -> float:
+        """What an update is multiplied by: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+        alpha = self._config.get("lora_alpha", 8)
+        for pattern, special in (self._config.get("alpha_pattern") or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                alpha = special
+                break
+        return float(alpha) / (rank**0.5 if self._config.get("use_rslora") else rank)

@@ -1,0 +1,120 @@
+"""What a family of models must say about itself, and the registry that finds it by `model_type`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from ...graphs import CheckpointError, GraphSpec, manifest
+from ..checkpoint.checkpoint import Checkpoint
+
+#: model_type in config.json -> the module that exports it, imported when it is needed
+_MODULES: dict[str, str | ModuleType] = {
+    "kosmos-2": "onnx_vlm.export.families.kosmos2",
+    "paligemma": "onnx_vlm.export.families.paligemma",
+    "perception_lm": "onnx_vlm.export.families.perception_lm",
+}
+
+
+DEFAULT_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The source model and the three parts of it that become graphs, all on fake tensors.
+
+    `embed_tokens` is the parameter whose rows the runtime looks up; `constants` the values of buffers that are computed
+    and in no checkpoint, by their name in `model`.
+    """
+
+    model: PreTrainedModel
+    modules: Mapping[str, torch.nn.Module]
+    graphs: Mapping[str, GraphSpec]
+    embed_tokens: torch.nn.Parameter
+    constants: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The parts of a manifest that a family decides.
+
+    `example` is a prompt for one picture, to try the model with; `eos_token_id` ends an answer where
+    generation_config.json does not say what does.
+    """
+
+    example: str
+    image: manifest.Resize | manifest.Tiles
+    prompt: manifest.Plain | manifest.Chat
+    embedding: manifest.Embedding
+    max_positions: int
+    eos_token_id: int | list[int] | None
+    video: manifest.Video | None = None
+    grounding: manifest.LocationTokens | manifest.PatchTokens | None = None
+
+
+class Family(Protocol):
+    """A module (or object) with these functions."""
+
+    def build(self, checkpoint: Checkpoint) -> Stages:
+        """Build the model of a checkpoint's configuration; called within `trace.fake_weights()`."""
+
+    def behaviour(self, checkpoint: Checkpoint) -> Behaviour:
+        """Read a checkpoint's configuration files; raises CheckpointError for what cannot be served."""
+
+    def question(
+        self, checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
+    ) -> dict[str, torch.Tensor]:
+        """What transformers' processor makes of a picture and a prompt: `input_ids`, `pixel_values` (..., 3, height,
+        width) and what else the model's `generate` takes."""
+
+
+def register(model_type: str, family: Any) -> None:
+    """Add a family, or replace one: `family` is a module with the functions of `Family`."""
+    _MODULES[model_type] = family
+
+
+def find(model_type: str | None) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+        CheckpointError: for an unknown one, with those that are known, or if a package that it needs is missing.
+    """
+    if model_type not in _MODULES:
+        known = ", ".join(sorted(_MODULES))
+        raise CheckpointError(f"model_type {model_type!r} is not supported; supported: {known}")
+    family = _MODULES[model_type]
+    try:
+        return importlib.import_module(family) if isinstance(family, str) else family
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"exporting model_type {model_type!r} needs {error.name}; install it: pip install 'onnx-vlm[export]'"
+        ) from error
+
+
+def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generation:
+    """How an answer is made and ends: as generation_config.json says, or else as the family does."""
+    settings = checkpoint.json("generation_config.json")
+    end = settings.get("eos_token_id", behaviour.eos_token_id)
+    return manifest.Generation(
+        eos_token_ids=tuple(end) if isinstance(end, list) else (end,) if end is not None else (),
+        max_new_tokens=settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
+        max_positions=behaviour.max_positions,
+        defaults=_sampling(settings),
+    )
+
+
+def _sampling(settings: Mapping[str, Any]) -> manifest.Sampling:
+    """The defaults that a generation_config.json names."""
+    fields = {field.name: type(field.default) for field in dataclasses.fields(manifest.Sampling)}
+    given = {name: settings[name] for name in fields if settings.get(name) is not None}
+    number = {name: fields[name](value) if fields[name] in (int, float) else value for name, value in given.items()}
+    return manifest.Sampling(**number)

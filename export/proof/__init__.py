@@ -1,0 +1,1 @@
+"""Comparing a new bundle with the source model."""

@@ -1,0 +1,110 @@
+"""A written bundle run from disk: a part of one graph in memory at a time, whatever the size of the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from ...graphs import TensorSpec, contract, manifest
+from ...graphs.transforms.split import split
+from ...runtime.inference import token_embeddings as merge
+from ...runtime.inference.session import session_options
+from ...runtime.text.prompt import Encoded, Prompts
+
+#: Bytes of weights in memory at a time. ONNX Runtime lays them out anew, so for a moment they are there twice.
+AT_ONCE = 1 << 28
+
+Values = dict[str, np.ndarray]
+Probe = Callable[[ir.Model], object]
+
+
+class OnDisk:
+    """The stages of a bundle whose graphs are run from disk. It is what `runtime.verify.Stages` asks for.
+
+    Args:
+        folder: the bundle; its manifest says which files it has.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.manifest = folder, manifest.load(folder)
+        tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
+        self.prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
+        self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        (values,) = self.run(contract.VISION_ENCODER, [{contract.PIXEL_VALUES: tiles}])
+        return values[contract.VISION_FEATURES]
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        (values,) = self.run(contract.PROJECTOR, [{contract.VISION_FEATURES: features}])
+        return values[contract.IMAGE_EMBEDS]
+
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        (values,) = self.run(contract.MASK_DECODER, [{contract.MASK_CODES: codes}])
+        return values[contract.MASKS]
+
+    def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        values = self.run(contract.DECODER, self.calls(prompt, embeds, tokens))
+        return np.concatenate([one[contract.LOGITS][:, 0] for one in values])
+
+    def calls(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> list[Values]:
+        """Inputs of the decoder: for a prompt, then for each of `tokens` but the last; its KV buffers empty in all."""
+        recipe = self.manifest.embedding
+        row = merge.merge(self._table, prompt.ids, prompt.places, [embeds], recipe)
+        fed = [row, *(merge.embed(self._table, token, recipe)[None] for token in tokens[:-1])]
+        capacity = len(row) + len(fed) - 1
+        sizes = {"batch": 1, "capacity": capacity}
+        spec = self.manifest.graphs[contract.DECODER]
+        buffers = {
+            one.name: np.zeros([sizes.get(size, size) for size in one.shape], one.dtype)
+            for one in spec.inputs
+            if "capacity" in one.shape
+        }
+        return [
+            {
+                contract.INPUTS_EMBEDS: some[None],
+                contract.SEQUENCE_LENGTHS: np.array([len(row) + index - 1], np.int32),
+                contract.TOTAL_SEQUENCE_LENGTH: np.array(len(row) + index, np.int32),
+                contract.LOGITS_INDICES: np.array([[len(some) - 1]]),
+                **buffers,
+            }
+            for index, some in enumerate(fed)
+        ]
+
+    def run(self, graph: str, calls: list[Values], probe: Probe | None = None) -> list[Values]:
+        """What a graph and its parts give for the inputs of several calls; a decoder goes on where the last call ended.
+
+        A part makes all calls before the next part is loaded. `probe` may add outputs to each part.
+        """
+        spec = self.manifest.graphs[graph]
+        past = dict(zip(_names(spec.outputs[:0:-1]), _names(spec.inputs[::-1])))
+        known = [dict(call) for call in calls]
+        for part in split(ir.load(self.folder / f"{graph}.onnx"), AT_ONCE):
+            if probe is not None:
+                probe(part)
+            session = _session(part, self.folder, as_written=probe is not None)
+            inputs, outputs = _names(session.get_inputs()), _names(session.get_outputs())
+            buffers: Values = {}
+            for values in known:
+                at_hand = values | buffers
+                given = dict(zip(outputs, session.run(outputs, {name: at_hand[name] for name in inputs})))
+                buffers = {past[name]: given.pop(name) for name in outputs if name in past}
+                values.update(given)
+        return known
+
+
+def _session(model: ir.Model, folder: Path, as_written: bool) -> ort.InferenceSession:
+    options = session_options()
+    options.enable_cpu_mem_arena = False  # it keeps what it once took
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    if as_written:  # every value stays to be seen
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
+
+
+def _names(some: Iterable[TensorSpec | ort.NodeArg]) -> list[str]:
+    return [one.name for one in some]

@@ -1,0 +1,65 @@
+"""float16 graphs: which values are too large for float16, found by running a written bundle, and the graphs redone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from PIL import Image
+
+from ...graphs import ExportError, contract
+from ...graphs.transforms import float16 as precision
+from ...runtime.verify import encode
+from .bundle_in_parts import OnDisk, Values
+
+#: Values of more than a quarter of float16's largest stay in float32: other pictures than these may make larger ones.
+LIMIT = precision.LARGEST / 4
+LOGITS = 64  #: positions of a prompt whose logits are looked at, at most; a row of logits takes a megabyte
+
+
+def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> dict[str, tuple[str, ...]]:
+    """Make the named graphs of a bundle, whose weights are float16, compute in it; returns the nodes kept in float32.
+
+    The ranges are those of `image`, of its mirror image and of noise, with `prompt`.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (*image.size[::-1], 3), np.uint8)
+    pictures = [image, Image.fromarray(np.asarray(image)[:, ::-1]), Image.fromarray(noise)]
+    largest = _largest(OnDisk(folder), prompt, pictures)
+    kept = {}
+    for name in names:
+        path = folder / f"{name}.onnx"
+        model = ir.load(path)
+        kept[name] = tuple(precision.too_large(model, largest[name], LIMIT))
+        if any(
+            value.producer().name in kept[name] for value in model.graph.outputs if value.name.startswith("present")
+        ):
+            raise ExportError(f"{name}: keys or values are too large for a float16 cache; choose --precision bf16")
+        precision.narrow(model, kept[name])
+        ir.save(model, path)
+    return kept
+
+
+def _largest(bundle: OnDisk, prompt: str, pictures: list[Image.Image]) -> dict[str, dict[str, float]]:
+    """The largest magnitude of each value of each graph."""
+    prompts = [encode(bundle, prompt, picture) for picture in pictures]
+    largest = {}
+
+    def run(graph: str, calls: list[Values]) -> list[Values]:
+        names: dict[str, str] = {}
+        given = bundle.run(graph, calls, lambda part: names.update(precision.add_ranges(part)))
+        inputs = {name: max(float(np.abs(call[name]).max()) for call in calls) for name in calls[0]}
+        largest[graph] = inputs | {value: max(float(one[name]) for one in given) for value, name in names.items()}
+        return given
+
+    seen = run(contract.VISION_ENCODER, [{contract.PIXEL_VALUES: np.concatenate(one.tiles)} for one in prompts])
+    seen = run(contract.PROJECTOR, [{contract.VISION_FEATURES: one[contract.VISION_FEATURES]} for one in seen])
+    # A prefill of its own for each prompt: none reads what the one before left in the KV buffers.
+    calls = [
+        bundle.calls(one, made[contract.IMAGE_EMBEDS], np.zeros(1, np.int64))[0] for one, made in zip(prompts, seen)
+    ]
+    for call in calls:
+        length = call[contract.INPUTS_EMBEDS].shape[1]
+        call[contract.LOGITS_INDICES] = np.arange(0, length, 1 + length // LOGITS)[None]
+    run(contract.DECODER, calls)
+    return largest

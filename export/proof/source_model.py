@@ -1,0 +1,105 @@
+"""The source model itself, transformers' own, run with its weights on disk: pieces of one layer in memory at a time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from ...graphs.transforms.weights import Source, in_order, slices
+
+#: Weights of more elements stay on disk, and so many of each are in memory at a time. More would leave holes in the
+#: heap, which grows by them, and is no faster.
+KEPT = 1 << 20
+ATTENTION = "eager"  #: transformers' plain attention, the one that all others are held to
+
+
+@contextmanager
+def empty_parameters() -> Iterator[None]:
+    """Modules built in here have parameters without memory, but real buffers."""
+    register = torch.nn.Module.register_parameter
+
+    def empty(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = empty
+    try:
+        with no_init_weights():
+            yield
+    finally:
+        torch.nn.Module.register_parameter = register
+
+
+def read_from_disk(model: PreTrainedModel, weights: Mapping[int, Source]) -> None:
+    """Make a model of `empty_parameters()` work: products and look-ups read their weights, in float32, as they go.
+
+    Args:
+        weights: the values of each parameter, by its `id`.
+    """
+    model.set_attn_implementation(ATTENTION)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            source = weights[id(parameter)]
+            kind = next((ours for theirs, ours in STREAMED.items() if isinstance(module, theirs)), None)
+            if isinstance(module, NonDynamicallyQuantizableLinear):
+                kind = None  # PyTorch's own attention takes its weight without calling it
+            if name == "weight" and kind is not None and parameter.numel() > KEPT:
+                theirs = type(module)
+                # Between a class and PyTorch's, so that what a class does around the product stays.
+                module.__class__ = kind if theirs in STREAMED else type(theirs.__name__, (theirs, kind), {})
+                module.source, values = source, torch.empty(0)  # the weight still says where it is and of what type
+            else:
+                values = torch.from_numpy(source[...])
+            module._parameters[name] = torch.nn.Parameter(values, requires_grad=False)
+    model.eval()
+
+
+def remember(module: torch.nn.Module) -> None:
+    """Let a module give what it gave the last time whenever it is called with the same again."""
+    compute, last = module.forward, []
+
+    def forward(*given: Any, **options: Any) -> Any:
+        called = inspect.signature(compute).bind(*given, **options).arguments
+        if not (last and _same(called, last[0])):
+            last[:] = called, compute(*given, **options)
+        return last[1]
+
+    module.forward = forward
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def equal(a: Any, b: Any) -> bool:
+        tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+        return torch.equal(a, b) if tensors else type(a) is type(b) and a == b
+
+    return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
+
+
+class _Linear(torch.nn.Linear):
+    source: Source
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        product, parts = input.new_empty(*input.shape[:-1], self.out_features), slices(self.source.shape, KEPT)
+        for rows, piece in zip(parts, in_order(self.source.__getitem__, parts)):
+            product[..., rows] = torch.nn.functional.linear(input, torch.from_numpy(piece))
+        return product if self.bias is None else product + self.bias
+
+
+class _Embedding(torch.nn.Embedding):
+    source: Source
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        ids, places = input.unique(return_inverse=True)
+        rows = [torch.from_numpy(self.source[int(row) : int(row) + 1]) for row in ids]
+        return torch.nn.functional.embedding(places, torch.cat(rows))
+
+
+STREAMED = {torch.nn.Linear: _Linear, torch.nn.Embedding: _Embedding}

@@ -1,0 +1,1 @@
+"""From a PyTorch module without weights to an ONNX graph."""

@@ -1,0 +1,203 @@
+"""A transformers causal language model as the decoder graph: embeddings and KV buffers in, logits and buffers out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from transformers import AutoModelForCausalLM
+from transformers.utils import ModelOutput
+
+from ...graphs import CheckpointError, GraphSpec, contract
+from .fused_attention import CachedAttention, replaced
+from .portable_attention import WrittenCache
+
+Array = np.ndarray
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+
+
+class Decoder(torch.nn.Module):
+    """Prefill and decode by `causal_lm`, whose attention must be `attention.NAME`.
+
+    Args:
+        causal_lm: a transformers `...ForCausalLM`.
+        causal: whether a token sees only what stands before it. If not, the tokens of a prefill see each other, and a
+            decoded token sees all before it.
+        head_dim: the width of an attention head.
+
+    Attributes:
+        standard: whether the graph is to be of the ONNX standard's operators alone; then `causal_lm` must have the
+            attention `standard.NAME`.
+    """
+
+    HEAD_DIM_MULTIPLE = 8  #: what the attention operator asks of `head_dim`
+    cos_cache: torch.Tensor | None
+    sin_cache: torch.Tensor | None
+
+    def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, head_dim: int) -> None:
+        super().__init__()
+        if head_dim % self.HEAD_DIM_MULTIPLE:
+            raise CheckpointError(
+                f"attention heads of {head_dim} are not supported, only multiples of {self.HEAD_DIM_MULTIPLE}"
+            )
+        self.causal_lm = causal_lm
+        self.causal = causal
+        self.head_dim = head_dim
+        self.standard = False
+        self.register_buffer("cos_cache", None)
+        self.register_buffer("sin_cache", None)
+
+    @property
+    def spec(self) -> GraphSpec:
+        """What the graph takes and gives."""
+        config = self.causal_lm.config
+        kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        return contract.decoder(
+            config.num_hidden_layers, kv_heads, self.head_dim, config.hidden_size, config.vocab_size
+        )
+
+    def constants(self) -> dict[str, Array]:
+        """Values of the buffers that are computed and in no checkpoint."""
+        return {}
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        sequence_lengths: torch.Tensor,
+        total_sequence_length: torch.Tensor,
+        logits_indices: torch.Tensor,
+        *past: torch.Tensor,
+    ) -> torch.Tensor:
+        cached = CachedAttention(
+            list(zip(past[::2], past[1::2])),
+            sequence_lengths, total_sequence_length, self.cos_cache, self.sin_cache, self.causal,
+        )  # fmt: skip
+        if self.standard:
+            cached = WrittenCache.of(cached, inputs_embeds.shape[1])
+        with replaced(sys.modules[type(self.causal_lm).__module__], slice_logits_to_keep=pick_rows):
+            return self.run(inputs_embeds, cached, logits_to_keep=logits_indices, use_cache=False).logits
+
+    def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
+        """Call `causal_lm` so that its layers get `cached` and it makes no mask or position of its own."""
+        raise NotImplementedError
+
+
+class RotaryDecoder(Decoder):
+    """A decoder with rotary embeddings, which the attention operator applies.
+
+    Args:
+        language_model: the decoder's layers, a transformers `...Model`.
+        lm_head: the head on top of them.
+        first_position: the rotary position of the first token.
+    """
+
+    HEAD_DIM_MULTIPLE = 16  #: more when it rotates
+
+    def __init__(
+        self, language_model: torch.nn.Module, lm_head: torch.nn.Module, *, causal: bool, first_position: int
+    ) -> None:
+        causal_lm = AutoModelForCausalLM.from_config(language_model.config)
+        causal_lm.model, causal_lm.lm_head = language_model, lm_head
+        super().__init__(causal_lm, causal=causal, head_dim=language_model.layers[0].self_attn.head_dim)
+        config = causal_lm.config
+        self.first_position = first_position
+        self.window: int | None = getattr(config, "sliding_window", None)
+        if causal and self.window is not None:
+            raise CheckpointError(f"a sliding window ({self.window}) with causal attention is not supported")
+        rope = causal_lm.model.rotary_emb.rope_type
+        if rope in LENGTH_DEPENDENT:
+            raise CheckpointError(f"rope_type {rope!r} is not supported: its angles depend on the prompt's length")
+        rotary = torch.empty(config.max_position_embeddings, self.head_dim // 2)
+        self.cos_cache, self.sin_cache = rotary, rotary.clone()
+
+    def constants(self) -> dict[str, Array]:
+        """The rotary tables as the model computes them, row 0 being `first_position`."""
+        config = self.causal_lm.config
+        with unset_fake_temporarily(), torch.inference_mode():
+            positions = torch.arange(config.max_position_embeddings)[None] + self.first_position
+            tables = type(self.causal_lm.model.rotary_emb)(config)(torch.zeros(1), positions)
+            return {
+                name: np.ascontiguousarray(table[0, :, : self.head_dim // 2].numpy())
+                for name, table in zip(("cos_cache", "sin_cache"), tables)
+            }
+
+    def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
+        masks = None
+        if self.window is not None:
+            masks = {"full_attention": None, "sliding_attention": self._sliding(inputs_embeds.shape[1], cached)}
+        with self._rotation(cached):
+            return self.causal_lm(
+                inputs_embeds=inputs_embeds,
+                attention_mask=masks,
+                position_ids=torch.zeros_like(inputs_embeds[:, :1, 0], dtype=torch.int64),
+                cached=cached,
+                **options,
+            )
+
+    @contextmanager
+    def _rotation(self, cached: CachedAttention) -> Iterator[None]:
+        """Leave rotation to the attention operator, or have transformers' function do it with the tables."""
+        tables, functions = (None, None), {"apply_rotary_pos_emb": lambda query, key, *_, **__: (query, key)}
+        if isinstance(cached, WrittenCache):
+            rows = (torch.nn.functional.embedding(cached.positions, one) for one in (self.cos_cache, self.sin_cache))
+            tables, functions = tuple(torch.cat([row, row], -1) for row in rows), {}
+        rotary, module = self.causal_lm.model.rotary_emb, sys.modules[type(self.causal_lm).__module__]
+        with replaced(rotary, forward=lambda *_, **__: tables), replaced(module, **functions):
+            yield
+
+    def _sliding(self, sequence: int, cached: CachedAttention) -> torch.Tensor:
+        """The mask of a sliding layer, as its attention takes it."""
+        if isinstance(cached, WrittenCache):
+            capacity = cached.seen.shape[-1]
+            return cached.seen & in_window(capacity, sequence, cached, self.window)[:, None, None]
+        seen = in_window(cached.total_sequence_length.item(), sequence, cached, self.window)
+        bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+        return bias.unsqueeze(1).unsqueeze(1).expand(-1, -1, sequence, -1)
+
+
+def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows `indices` (batch, kept) of `hidden_states` (batch, sequence, hidden).
+
+    One operator that needs no shape: arithmetic on shapes runs on the host, where no CUDA graph can replay it.
+    """
+    shape = (*indices.shape, hidden_states.shape[-1])
+    inputs, dtype = (hidden_states, indices.unsqueeze(-1)), hidden_states.dtype
+    return torch.onnx.ops.symbolic("::GatherND", inputs, {"batch_dims": 1}, dtype=dtype, shape=shape, version=13)
+
+
+def in_window(keys: int, sequence: int, cached: CachedAttention, window: int) -> torch.Tensor:
+    """Which of the first `keys` keys a sliding layer sees, (batch, keys) of bool.
+
+    A prefill sees all of itself, as transformers' mask for a bidirectional prefix does (its block of tokens is joined
+    to the window); a decoded token sees the last `window` keys.
+    """
+    oldest = (cached.sequence_lengths + 1 - window).unsqueeze(1)
+    return (torch.arange(keys).unsqueeze(0) >= oldest) | (cached.total_sequence_length == sequence)
+
+
+def name_cache_outputs(model: ir.Model) -> None:
+    """Give every node that writes a cache its outputs and make them outputs of the graph, layer by layer.
+
+    They are not traced: GroupQueryAttention writes into the buffers of its inputs, and of a deep model only the first
+    layers are.
+    """
+    outputs: dict[tuple[int, str], ir.Value] = {}
+    for node in model.graph:
+        if node.op_type == "GroupQueryAttention":
+            node.resize_outputs(3)
+            pairs = list(zip(node.inputs[3:5], node.outputs[1:]))
+        elif node.op_type == "ScatterND" and node.inputs[0].is_graph_input():
+            pairs = [(node.inputs[0], node.outputs[0])]
+        else:
+            continue
+        for past, value in pairs:
+            _, layer, part = past.name.split(".")
+            value.name, value.dtype, value.shape = contract.present_name(int(layer), part), past.dtype, past.shape
+            outputs[int(layer), part] = value
+    model.graph.outputs.extend(outputs[key] for key in sorted(outputs))

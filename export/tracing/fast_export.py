@@ -1,0 +1,101 @@
+"""What `torch.onnx.export` does again and again, done once: half of the time of an export of a small model.
+
+It decomposes a program by tracing all of it a second time, for the sake of a few operators that it does not translate;
+here those are replaced where they stand. It promotes types by running all of it once more, also where none are mixed.
+And it parses its library of translations anew for each graph.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from onnxscript.values import TracedOnnxFunction
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.onnx._internal.exporter import _fx_passes
+
+from .fused_attention import replaced
+
+aten = torch.ops.aten
+#: Operators that take and give the same as another, which is translated.
+SAME = {
+    aten.item.default: aten._local_scalar_dense.default,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+}
+CASTS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout)
+ALL = sys.maxsize  #: where a slice ends that has no end
+
+_decompose = ExportedProgram.run_decompositions
+_promote = _fx_passes.insert_type_promotion_nodes
+_parsed = property(functools.cache(TracedOnnxFunction.function_ir.fget))
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    """Let `torch.onnx.export` take them. An operator that only a second trace resolves makes it raise."""
+    with (
+        replaced(ExportedProgram, run_decompositions=_decomposed),
+        replaced(_fx_passes, insert_type_promotion_nodes=_promoted),
+        replaced(TracedOnnxFunction, function_ir=_parsed),
+    ):
+        yield
+
+
+def _decomposed(program: ExportedProgram, table: dict[Any, Callable]) -> ExportedProgram:
+    _replace(program)
+    left = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    again = any(one in table or getattr(getattr(one, "_schema", None), "is_mutable", False) for one in left)
+    return _decompose(program, table) if again else program
+
+
+def _promoted(module: GraphModule) -> None:
+    if any(_mixes_types(node) for one in module.modules() for node in one.graph.nodes):
+        _promote(module)
+
+
+def _mixes_types(node: Node) -> bool:
+    """Whether an operator takes tensors of another type than it gives."""
+    values = [one.meta.get("val") for one in (node, *node.all_input_nodes)]
+    types = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+    return getattr(node.target, "namespace", "") == "aten" and len(types) > 1
+
+
+def _replace(program: ExportedProgram) -> None:
+    graph = program.graph_module.graph
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if node.target in SAME:
+            node.target = SAME[node.target]
+        elif _changes_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+        elif node.target in CASTS:
+            node.target, node.args = aten._to_copy.default, node.args[:1]
+            node.kwargs = {"dtype": node.meta["val"].dtype}
+        elif node.target == aten.conv2d.padding and node.args[4:5] in ((), ("valid",)) and not node.kwargs:
+            rest = zip(("padding", "dilation", "groups"), ([0, 0], *node.args[5:]))
+            node.target, node.args, node.kwargs = aten.conv2d.default, node.args[:4], dict(rest)
+        elif node.target == aten.adaptive_avg_pool2d.default:
+            _pool(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def _changes_nothing(node: Node) -> bool:
+    if node.target in CASTS:
+        return node.args[0].meta["val"].dtype == node.meta["val"].dtype
+    if node.target == aten.slice.Tensor:
+        return (node.args[2:] or (0,)) in ((0,), (0, ALL)) and not node.kwargs
+    return node.target == aten.dropout.default and not node.args[2]
+
+
+def _pool(node: Node) -> None:
+    sizes, wanted = node.args[0].meta["val"].shape[2:], node.args[1]
+    if all(isinstance(size, int) and size % some == 0 for size, some in zip(sizes, wanted)):
+        node.target = aten.avg_pool2d.default
+        node.args = (node.args[0], [size // some for size, some in zip(sizes, wanted)])

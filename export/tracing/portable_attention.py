@@ -1,0 +1,96 @@
+"""The attention of the portable target: products, a softmax and a KV buffer, in operators of the ONNX standard alone.
+
+`Attention`, `RMSNormalization` and `RotaryEmbedding` of opset 23 are left out on purpose: TensorRT 10.0 parses none of
+them, and 10.15 only an `Attention` without soft-capping and past.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from .fused_attention import CachedAttention
+
+NAME = "onnx_vlm_standard"
+OPSET = 20  #: the latest that every TensorRT 10 parses
+
+
+@dataclass(frozen=True)
+class WrittenCache(CachedAttention):
+    """A cache whose buffers are copied with the new keys and values in their places.
+
+    Attributes:
+        positions: of the new tokens in their rows, (batch, sequence) of int64.
+        places: of the new keys in a buffer, (batch, kv_heads, sequence, 3) of int64: row, head, position.
+        seen: which keys of a buffer a token attends to, (batch, 1, sequence, capacity) of bool.
+    """
+
+    positions: torch.Tensor
+    places: torch.Tensor
+    seen: torch.Tensor
+
+    @classmethod
+    def of(cls, cached: CachedAttention, sequence: int) -> WrittenCache:
+        """What layers need of a call with `sequence` new tokens a row, right-padded if it is a prompt."""
+        batch, kv_heads, capacity, _ = cached.past[0][0].shape
+        lengths, prefill = cached.sequence_lengths.to(torch.int64) + 1, cached.total_sequence_length == sequence
+        positions = torch.where(prefill, 0, lengths - sequence).unsqueeze(1) + torch.arange(sequence)
+        shape = (batch, kv_heads, sequence)
+        places = torch.stack(
+            [
+                torch.arange(batch)[:, None, None].expand(shape),
+                torch.arange(kv_heads)[None, :, None].expand(shape),
+                positions.unsqueeze(1).expand(shape),
+            ],
+            -1,
+        )
+        # What a padded place sees does not matter, but that it sees something keeps its softmax finite.
+        last = positions if cached.causal else (lengths - 1).unsqueeze(1).expand(batch, sequence)
+        seen = torch.arange(capacity) <= last[:, None, :, None]
+        return cls(**vars(cached), positions=positions, places=places, seen=seen)
+
+    def write(self, past: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """A copy of a buffer with the new tokens' keys or values (batch, kv_heads, sequence, head_dim) in it."""
+        return torch.onnx.ops.symbolic(
+            "ScatterND", [past, self.places, new], dtype=past.dtype, shape=past.shape, version=OPSET
+        )
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None = None,
+    cached: WrittenCache | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Query, key and value are (batch, heads, sequence, head_dim), the result (batch, sequence, heads, head_dim).
+
+    `attention_mask` says which keys are seen, (batch, 1, sequence, capacity) of bool; if None `cached.seen` does.
+    """
+    batch, heads, sequence, head_dim = query.shape
+    if cached is not None:
+        past_key, past_value = cached.past[module.layer_idx]
+        key, value = cached.write(past_key, key), cached.write(past_value, value)
+    kv_heads = key.shape[1]
+    # The query heads of a group are more rows to their key head, so that no key is repeated.
+    rows = (query * scaling).reshape(batch, kv_heads, heads // kv_heads * sequence, head_dim)
+    scores = torch.matmul(rows, key.transpose(2, 3)).reshape(batch, heads, sequence, -1)
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    if cached is not None:
+        seen = cached.seen if attention_mask is None else attention_mask
+        scores = torch.where(seen, scores, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, -1).reshape(batch, kv_heads, heads // kv_heads * sequence, -1)
+    mixed = torch.matmul(weights, value).reshape(batch, heads, sequence, head_dim)
+    return mixed.transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, lambda *_, **__: None)

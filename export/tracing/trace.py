@@ -1,0 +1,77 @@
+"""A PyTorch module, its weights fake, as an ONNX graph that keeps a `GraphSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.initialization import no_init_weights
+
+from ...graphs.contract import GraphSpec
+from . import fast_export as shortcuts
+from .layers import unrolled
+from .optimize import quiet, simplify
+
+OPSET = 23
+# Sizes to trace with. They differ from each other and from 1, so that none is mistaken for another or for a constant.
+EXAMPLE_SIZES = {"batch": 2, "sequence": 7, "kept": 3, "capacity": 41, "tiles": 5, "masks": 6}
+
+
+@contextmanager
+def fake_weights() -> Iterator[None]:
+    """Tensors made in here have shapes but no memory: a model of any size is built and traced at once."""
+    with FakeTensorMode(), no_init_weights():
+        yield
+
+
+class _Positional(torch.nn.Module):
+    """Takes its inputs by place, so that one rule for dynamic shapes serves every module."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.module(*inputs)
+
+
+def trace(module: torch.nn.Module, spec: GraphSpec, opset: int = OPSET) -> ir.Model:
+    """The graph of a module built within `fake_weights()`, with the first output of `spec`, simplified.
+
+    Initialisers that are named after the module's parameters and buffers have no values yet.
+    """
+    return unrolled(module, lambda: _whole(module, spec, opset))
+
+
+def _whole(module: torch.nn.Module, spec: GraphSpec, opset: int) -> ir.Model:
+    inputs = tuple(
+        torch.zeros([EXAMPLE_SIZES.get(size, size) for size in tensor.shape], dtype=getattr(torch, tensor.dtype))
+        for tensor in spec.inputs
+    )
+    dims = {name: torch.export.Dim(name) for name in EXAMPLE_SIZES}
+    shapes = tuple(
+        {axis: dims[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in spec.inputs
+    )
+    export = partial(
+        torch.onnx.export, _Positional(module).eval(), inputs, dynamo=True, optimize=False, verbose=False,
+        opset_version=opset, dynamic_shapes=(shapes,),
+        input_names=[tensor.name for tensor in spec.inputs],
+        output_names=[tensor.name for tensor in spec.outputs[:1]],
+    )  # fmt: skip
+    with quiet("torch.onnx"):
+        try:
+            with shortcuts.taken():
+                program = export()
+        except torch.onnx.OnnxExporterError:
+            program = export()
+    graph = program.model.graph
+    for name in list(graph.initializers):
+        value = graph.initializers.pop(name)
+        value.name, value.const_value = name.removeprefix("module."), None
+        graph.initializers.add(value)
+    simplify(program.model)  # now, while it has few layers
+    return program.model

@@ -1,0 +1,5 @@
+"""The command `onnx-vlm`."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""The decode loop and its strategies. Knows token ids only, in NumPy."""

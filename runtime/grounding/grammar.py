@@ -1,0 +1,243 @@
+"""Grammars of answers with boxes, and the filter that keeps an answer within one.
+
+It counts the ids that are left, so that an answer that is cut can be read to its end as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, auto
+from typing import TypeAlias
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ...graphs import InputError
+from ...graphs.manifest import LocationTokens, PatchTokens
+from ..generation.filters import IMPOSSIBLE
+from ..text.detokenize import BYTE
+
+#: the logits of ids that alone may come, where other filters allow none of them
+UNLIKELY = np.float32(-1e9)
+DONE = "done"
+
+
+class Kind(IntEnum):
+    """What a token is to a grammar; `OTHER` tokens never come."""
+
+    OTHER = 0
+    TEXT = auto()
+    SPACE = auto()
+    SEPARATOR = auto()
+    END = auto()
+    PLACE = auto()
+    CODE = auto()
+    OPEN_PHRASE = auto()
+    CLOSE_PHRASE = auto()
+    OPEN_BOXES = auto()
+    CLOSE_BOXES = auto()
+
+
+#: of each state the kinds of tokens that may come, and the state after each
+Table: TypeAlias = dict[str, dict[Kind, str]]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What answers may look like, over the ids of one vocabulary.
+
+    Attributes:
+        table: its states; the first is where an answer begins.
+        final: the states in which an answer may be cut.
+        continues: whether an answer goes on where its prompt ended, and not from the first state.
+        kinds: (vocab,) of int8, the `Kind` of each id.
+        places: (places,) of int64, the ids of bins or patches, in their order.
+        inside: takes the places of a box so far, gives (places,) of bool, those that may come next.
+    """
+
+    table: Table
+    final: frozenset[str]
+    continues: bool
+    kinds: np.ndarray
+    places: np.ndarray
+    inside: Callable[[Sequence[int]], np.ndarray]
+
+    def state(self, prompt: Sequence[int], answer: Sequence[int]) -> tuple[str, list[int]]:
+        """The state after an answer so far, and the places of the box that it stands in.
+
+        A prompt may break the grammar; what comes after that is read from the first state.
+        """
+        first = state = next(iter(self.table))
+        places: list[int] = []
+        for number in (*prompt, *answer) if self.continues else answer:
+            kind = Kind(self.kinds[number]) if number < len(self.kinds) else Kind.OTHER
+            state = self.table[state].get(kind, first)
+            places = [*places, int(np.flatnonzero(self.places == number)[0])] if kind is Kind.PLACE else []
+        return state, places
+
+    def least(self) -> dict[str, int]:
+        """Of each state the number of tokens after which an answer with a box may be cut."""
+        found = dict.fromkeys(self.final, 0)
+        while len(found) < len(self.table):
+            for state, ways in self.table.items():
+                ends = [found[after] for kind, after in ways.items() if after in found and kind is not Kind.END]
+                if ends and state not in found:
+                    found[state] = 1 + min(ends)
+        return found
+
+
+class Constraint:
+    """A filter: only ids with which the answer stays within a grammar and comes to its end within `length` ids.
+
+    Where other filters allow none of these ids, they are all equally likely.
+
+    Raises:
+        InputError: if `length` leaves no room for a box behind one of the prompts.
+    """
+
+    def __init__(self, grammar: Grammar, length: int, prompts: Iterable[Sequence[int]]) -> None:
+        self._grammar, self._length, self._least = grammar, length, grammar.least()
+        least = max(self._least[grammar.state(prompt, ())[0]] for prompt in prompts)
+        if least > length:
+            raise InputError(
+                f"an answer of {length} tokens has no room for a box; give max_new_tokens of at least {least},"
+                " or leave constrain out"
+            )
+
+    def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
+        allowed = self.allowed(prompt, answer)
+        masked = np.where(allowed, logits, IMPOSSIBLE)
+        return masked if masked.max() > IMPOSSIBLE else np.where(allowed, UNLIKELY, IMPOSSIBLE)
+
+    def allowed(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
+        """(vocab,) of bool: the ids that may come."""
+        grammar = self._grammar
+        state, places = grammar.state(prompt, answer)
+        left = self._length - len(answer) - 1
+        kinds = np.zeros(len(Kind), bool)
+        kinds[[kind for kind, after in grammar.table[state].items() if self._least[after] <= left]] = True
+        allowed = kinds[grammar.kinds]
+        if kinds[Kind.PLACE]:
+            allowed[grammar.places] = grammar.inside(places)
+        return allowed
+
+
+def grammar(
+    format: LocationTokens | PatchTokens | None, tokenizer: Tokenizer, vocab: int, end_ids: Sequence[int]
+) -> Grammar:
+    """The grammar of a model's boxes, over a vocabulary of `vocab` ids.
+
+    Raises:
+        InputError: if the model writes no boxes, or its tokenizer lacks a token for them.
+    """
+    if format is None:
+        raise InputError("this model writes no boxes; leave constrain out")
+    vocabulary = _Vocabulary(tokenizer, vocab, end_ids)
+    return _locations(format, vocabulary) if isinstance(format, LocationTokens) else _patches(format, vocabulary)
+
+
+def _locations(format: LocationTokens, vocabulary: _Vocabulary) -> Grammar:
+    """`box label ; box label`: the edges of a box that is not empty, all codes of a mask or none, a label if any.
+
+    Or nothing at all, which says that nothing was found.
+    """
+    label = {Kind.TEXT: "label", Kind.SPACE: "label", Kind.SEPARATOR: "next", Kind.END: DONE}
+    edges, codes = len(format.edges), format.codes
+    table: Table = {
+        "nothing": {Kind.PLACE: "edge 1", Kind.END: DONE},
+        **{f"edge {n}": {Kind.PLACE: f"edge {n + 1}"} for n in range(1, edges)},
+        f"edge {edges}": label | {Kind.CODE: "code 1"},
+        **{f"code {n}": {Kind.CODE: f"code {n + 1}"} for n in range(1, codes)},
+        f"code {codes}": label,
+        "label": label,
+        "next": {Kind.SPACE: "spaced", Kind.PLACE: "edge 1"},
+        "spaced": {Kind.PLACE: "edge 1"},
+        DONE: {Kind.END: DONE},
+    }
+    kinds = vocabulary.kinds(format.separator)
+    kinds[vocabulary.known(map(format.code.format, range(format.code_values)))] = Kind.CODE
+    bins = vocabulary.all(map(format.token.format, range(format.bins)))
+    kinds[bins] = Kind.PLACE
+
+    def inside(given: Sequence[int]) -> np.ndarray:
+        """A far edge lies behind the near one, which leaves room for it."""
+        every, name = np.arange(format.bins), format.edges[len(given) % edges]
+        if name.endswith("min"):
+            return every < format.bins - 1
+        return every > given[format.edges.index(f"{name[:-3]}min")]
+
+    final = {f"edge {edges}", f"code {codes}", "label", DONE}
+    return Grammar(table, frozenset(final), False, kinds, bins, inside)
+
+
+def _patches(format: PatchTokens, vocabulary: _Vocabulary) -> Grammar:
+    """Text with at least one phrase that is followed by its boxes, pairs of patches; every phrase is."""
+    table: Table = {
+        "text": {Kind.TEXT: "text", Kind.SPACE: "text", Kind.OPEN_PHRASE: "phrase"},
+        "phrase": {Kind.TEXT: "named", Kind.SPACE: "phrase"},
+        "named": {Kind.TEXT: "named", Kind.SPACE: "named", Kind.CLOSE_PHRASE: "phrased"},
+        "phrased": {Kind.OPEN_BOXES: "box"},
+        "box": {Kind.PLACE: "corner"},
+        "corner": {Kind.PLACE: "boxed"},
+        "boxed": {Kind.SEPARATOR: "box", Kind.CLOSE_BOXES: "grounded"},
+        "grounded": {
+            Kind.TEXT: "grounded", Kind.SPACE: "grounded", Kind.OPEN_PHRASE: "phrase", Kind.END: DONE,
+        },
+        DONE: {Kind.END: DONE},
+    }  # fmt: skip
+    kinds = vocabulary.kinds(None)
+    tags = vocabulary.all((*format.phrase, *format.object, format.separator))
+    kinds[tags] = [Kind.OPEN_PHRASE, Kind.CLOSE_PHRASE, Kind.OPEN_BOXES, Kind.CLOSE_BOXES, Kind.SEPARATOR]
+    patches = vocabulary.all(map(format.token.format, range(format.side**2)))
+    kinds[patches] = Kind.PLACE
+    rows, columns = np.divmod(np.arange(format.side**2), format.side)
+
+    def inside(given: Sequence[int]) -> np.ndarray:
+        """The second patch lies in no row above and no column before the first one."""
+        if len(given) != 1:
+            return np.ones(len(patches), bool)
+        row, column = divmod(given[0], format.side)
+        return (rows >= row) & (columns >= column)
+
+    return Grammar(table, frozenset({"grounded", DONE}), True, kinds, patches, inside)
+
+
+class _Vocabulary:
+    """The ids of a tokenizer below `size`."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int, end_ids: Sequence[int]) -> None:
+        self._tokenizer, self._size = tokenizer, size
+        self._end_ids = [number for number in end_ids if number < size]
+
+    def kinds(self, separator: str | None) -> np.ndarray:
+        """(vocab,) of int8: which ids are text, white space or, white space around it aside, the separator.
+
+        Text has no separator in it and nothing that might begin a tag. An added token is not text, nor is one that
+        stands for no text. A byte does not separate: it might become part of a character.
+        """
+        added = self._tokenizer.get_added_tokens_decoder()
+        texts = self._tokenizer.decode_batch([[number] for number in range(self._size)], skip_special_tokens=False)
+        found = np.zeros(self._size, np.int8)
+        for number, text in enumerate(texts):
+            token = self._tokenizer.id_to_token(number)
+            if token is None or number in added or "<" in text:
+                continue
+            if separator is None or separator not in text:
+                found[number] = Kind.TEXT if text.strip() else Kind.SPACE
+            elif text.strip() == separator and not BYTE.fullmatch(token):
+                found[number] = Kind.SEPARATOR
+        found[self._end_ids] = Kind.END
+        return found
+
+    def known(self, tokens: Iterable[str]) -> list[int]:
+        """The ids of those of some tokens that there are."""
+        found = map(self._tokenizer.token_to_id, tokens)
+        return [number for number in found if number is not None and number < self._size]
+
+    def all(self, tokens: Iterable[str]) -> np.ndarray:
+        """(tokens,) of int64: the ids of tokens, all of which there must be."""
+        tokens = list(tokens)
+        if missing := [token for token in tokens if not self.known([token])]:
+            raise InputError(f"this model has no token {missing[0]} to write boxes with; leave constrain out")
+        return np.array(self.known(tokens))

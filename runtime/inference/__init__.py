@@ -1,0 +1,1 @@
+"""Running the graphs: sessions, KV caches, embeddings."""

@@ -1,0 +1,306 @@
+"""Batches on a device: KV cache, logits and the moving of rows stay there; embeddings go in and ids come out.
+
+Nothing here is of one kind of device, so all of it also runs on "cpu", where it is tested.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from ...graphs import GenerationError, TensorSpec, VLMError, contract
+from ..providers import onnx_bytes as small_graphs
+from ..providers import targets as providers
+from ..providers.targets import Target
+from . import session
+from .host_cache import pairs, sizes
+from .session import Session
+
+SMALLEST_BUCKET = 256  #: tokens
+IDS, ROWS = "ids", "rows"
+GRAPH_ID, NO_GRAPH = "gpu_graph_id", "-1"  #: the run's option that names a CUDA graph, and its value for none
+
+
+def bucket(tokens: int, largest: int) -> int:
+    """The capacity for so many tokens, a power of two or `largest`: few different ones, to be used again."""
+    capacity = SMALLEST_BUCKET
+    while capacity < tokens:
+        capacity *= 2
+    return max(tokens, min(capacity, largest))
+
+
+class Device:
+    """The decoder's device: its memory, small graphs that work in it, and buffers that wait for the next batch.
+
+    Args:
+        decoder: the session that runs there.
+        target: where that is.
+        max_positions: the longest sequence of the model.
+        copied: whether the decoder writes a copy of its KV buffers, not into them.
+    """
+
+    def __init__(self, decoder: Session, target: Target, max_positions: int, copied: bool = False) -> None:
+        self.decoder, self.target, self._max_positions = decoder, target, max_positions
+        self.copied = copied
+        self.cache = pairs(decoder.spec)
+        self._argmax = self._small(small_graphs.argmax(decoder.spec.outputs[0], IDS))
+        self._gather = self._small(small_graphs.gather(self.cache, ROWS))
+        self._graphs = itertools.count(1)
+        self._free: Buffers | None = None
+
+    def put(self, array: np.ndarray) -> ort.OrtValue:
+        """A copy of an array in the device's memory."""
+        with failing():
+            return ort.OrtValue.ortvalue_from_numpy(array, self.target.device, self.target.device_id)
+
+    def bind(self, bind: Callable[..., None], spec: TensorSpec, value: ort.OrtValue, rows: int) -> None:
+        """Let `bind`, a binding's `bind_input` or `bind_output`, bind the first `rows` rows of a value."""
+        kind, shape = np.dtype(spec.dtype).type, [rows, *value.shape()[1:]]
+        bind(spec.name, self.target.device, self.target.device_id, kind, shape, value.data_ptr())
+
+    def argmax(self, logits: ort.OrtValue) -> np.ndarray:
+        """The ids (batch,) of the largest logits (batch, 1, vocab); only they come to the host."""
+        binding = self._argmax.io_binding()
+        binding.bind_ortvalue_input(contract.LOGITS, logits)
+        binding.bind_output(IDS, "cpu")
+        with failing():
+            self._argmax.run_with_iobinding(binding)
+        return binding.get_outputs()[0].numpy()[:, 0]
+
+    def gather(self, rows: np.ndarray, before: Sequence[ort.OrtValue], after: Sequence[ort.OrtValue]) -> None:
+        """Fill the first rows of each KV buffer `after` with the rows of `before` that `rows` (kept,) names."""
+        binding = self._gather.io_binding()
+        binding.bind_cpu_input(ROWS, rows.astype(np.int64))
+        for (past, present), source, result in zip(self.cache, before, after):
+            self.bind(binding.bind_input, past, source, source.shape()[0])
+            self.bind(binding.bind_output, present, result, len(rows))
+        with failing():
+            self._gather.run_with_iobinding(binding)
+
+    def capacity(self, tokens: int) -> int:
+        """The capacity of buffers for so many tokens."""
+        return bucket(tokens, self._max_positions)
+
+    def start(self, batch: int, rows: int, tokens: int) -> DeviceRun:
+        """A batch with room for `rows` rows of `tokens` tokens."""
+        wanted, free = (rows, self.capacity(tokens)), self._free
+        self._free = None
+        buffers = free if free is not None and free.size == wanted else Buffers(self, *wanted)
+        run = DeviceRun(buffers, batch)
+        weakref.finalize(run, self._keep, buffers)
+        return run
+
+    def graph_id(self) -> int:
+        """The number of a new CUDA graph."""
+        return next(self._graphs)
+
+    def _small(self, model: bytes) -> ort.InferenceSession:
+        with failing():
+            made = session.create(model, self.target)
+            providers.check_placement("a graph of one operator", providers.placement(made), self.target)
+        return made
+
+    def _keep(self, buffers: Buffers) -> None:
+        """Hold the buffers of a batch that is gone for the next one like it, instead of those held before."""
+        self._free = buffers
+
+
+@dataclass(frozen=True)
+class Step:
+    """A decoding step whose inputs and outputs never move, so that a CUDA graph can replay it."""
+
+    embeds: ort.OrtValue
+    sequence_lengths: ort.OrtValue
+    logits: ort.OrtValue
+    binding: ort.IOBinding
+    options: ort.RunOptions
+
+
+class Buffers:
+    """KV buffers of `rows` rows for `capacity` tokens each, and the steps that were made for them."""
+
+    def __init__(self, device: Device, rows: int, capacity: int) -> None:
+        self.device, self.size = device, (rows, capacity)
+        self.capacity = capacity
+        # A second one once rows are moved, or at once if each run copies one to the other.
+        self._sets = [self._zeros() for _ in range(1 + device.copied)]
+        self._current = 0
+        self._steps: dict[tuple[int, int], Step] = {}
+
+    def bind(self, binding: ort.IOBinding, batch: int) -> None:
+        """Make the first `batch` rows of every buffer the past of its layer and, or of its copy, the present."""
+        before = self._sets[self._current]
+        after = self._sets[1 - self._current] if self.device.copied else before
+        for (past, present), source, result in zip(self.device.cache, before, after):
+            self.device.bind(binding.bind_input, past, source, batch)
+            self.device.bind(binding.bind_output, present, result, batch)
+
+    def advance(self) -> None:
+        """Take note that the decoder has run."""
+        if self.device.copied:
+            self._current = 1 - self._current
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Let row i be what row `rows[i]` was."""
+        if np.array_equal(rows, np.arange(len(rows))):
+            return
+        if len(self._sets) == 1:
+            self._sets.append(self._zeros())
+        before, self._current = self._current, 1 - self._current
+        self.device.gather(rows, self._sets[before], self._sets[self._current])
+
+    def copy_start(self, length: int, other: Buffers) -> None:
+        """Copy the first `length` tokens of the first row to larger buffers, through the host: it is done seldom."""
+        for mine, theirs in zip(self._sets[self._current], other._sets[other._current]):
+            with failing():
+                copied = np.zeros_like(theirs.numpy())
+                copied[0, :, :length] = mine.numpy()[0, :, :length]
+                theirs.update_inplace(copied)
+
+    def step(self, batch: int) -> Step:
+        """The step for the first `batch` rows of the buffers in use."""
+        key = batch, self._current
+        if key not in self._steps:
+            self._steps[key] = self._new_step(batch)
+        return self._steps[key]
+
+    def _new_step(self, batch: int) -> Step:
+        device, binding, options = self.device, self.device.decoder.binding(), ort.RunOptions()
+        options.add_run_config_entry(GRAPH_ID, str(device.graph_id()))
+        specs = {spec.name: spec for spec in (*device.decoder.spec.inputs, *device.decoder.spec.outputs)}
+        hidden, vocab = specs[contract.INPUTS_EMBEDS].shape[-1], specs[contract.LOGITS].shape[-1]
+        inputs = {
+            contract.INPUTS_EMBEDS: device.put(np.zeros((batch, 1, hidden), np.float32)),
+            contract.SEQUENCE_LENGTHS: device.put(np.zeros(batch, np.int32)),
+            contract.LOGITS_INDICES: device.put(np.zeros((batch, 1), np.int64)),
+            # Read on the host when the graph is captured, so it must cover every step to come.
+            contract.TOTAL_SEQUENCE_LENGTH: ort.OrtValue.ortvalue_from_numpy(np.array(self.capacity, np.int32)),
+        }
+        logits = device.put(np.zeros((batch, 1, vocab), np.float32))
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(contract.LOGITS, logits)
+        self.bind(binding, batch)
+        return Step(inputs[contract.INPUTS_EMBEDS], inputs[contract.SEQUENCE_LENGTHS], logits, binding, options)
+
+    def _zeros(self) -> list[ort.OrtValue]:
+        # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
+        return [self.device.put(np.zeros(sizes(past.shape, *self.size), past.dtype)) for past, _ in self.device.cache]
+
+
+class DeviceRun:
+    """One batch on its way. Logits of a captured step last until the next one."""
+
+    def __init__(self, buffers: Buffers, batch: int) -> None:
+        self._buffers, self._device = buffers, buffers.device
+        self._lengths = np.zeros(batch, np.int32)
+
+    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Logits:
+        """Run `inputs_embeds` (batch, sequence, hidden), `lengths` (batch,) of it valid; logits (batch, vocab)."""
+        self._extend(lengths)
+        inputs = {
+            contract.INPUTS_EMBEDS: inputs_embeds,
+            contract.SEQUENCE_LENGTHS: self._lengths - 1,
+            contract.TOTAL_SEQUENCE_LENGTH: np.array(self._lengths.max(), np.int32),
+            contract.LOGITS_INDICES: lengths[:, None] - 1,
+        }
+        decoder, options = self._device.decoder, None
+        binding = decoder.binding()
+        self._device_output(binding)
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        self._buffers.bind(binding, len(lengths))
+        if self._device.target.captures:
+            options = ort.RunOptions()
+            options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
+        decoder.run_bound(binding, options)
+        self._buffers.advance()
+        return Logits(self._device, binding.get_outputs()[0])
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with `rows` (new batch,) of the batch, some perhaps several times."""
+        self._buffers.keep(rows)
+        self._lengths = self._lengths[rows]
+
+    def cut(self, length: int, rows: int, tokens: int) -> DeviceRun:
+        """A run of the first `length` tokens of the first row, with the room asked for; use no other after it."""
+        run, (most, capacity) = self, self._buffers.size
+        if rows > most or tokens > capacity:
+            run = self._device.start(1, rows, tokens)
+            self._buffers.copy_start(length, run._buffers)
+        run._lengths = np.array([length], np.int32)
+        return run
+
+    def step(self, inputs_embeds: np.ndarray) -> Logits:
+        """Run one token a row, `inputs_embeds` (batch, 1, hidden); the logits (batch, vocab) after it."""
+        one = np.ones(len(inputs_embeds), np.int64)
+        if not self._device.target.captures:
+            return self.feed(inputs_embeds, one)
+        self._extend(one)
+        step = self._buffers.step(len(one))
+        with failing():
+            step.embeds.update_inplace(inputs_embeds)
+            step.sequence_lengths.update_inplace(self._lengths - 1)
+        self._device.decoder.run_bound(step.binding, step.options)
+        self._buffers.advance()
+        return Logits(self._device, step.logits)
+
+    def _extend(self, lengths: np.ndarray) -> None:
+        self._lengths = self._lengths + lengths.astype(np.int32)
+        if self._lengths.max() > self._buffers.capacity:
+            raise GenerationError(
+                f"the KV cache holds {self._buffers.capacity} tokens, {self._lengths.max()} were given"
+            )
+
+    def _device_output(self, binding: ort.IOBinding) -> None:
+        """The logits, as the first of the outputs, in new memory of the device."""
+        binding.bind_output(contract.LOGITS, self._device.target.device, self._device.target.device_id)
+
+
+class Logits:
+    """Logits (batch, vocab) on the device. As an array they come to the host; of their largest only the ids do."""
+
+    def __init__(self, device: Device, value: ort.OrtValue) -> None:
+        self._device, self._value = device, value
+        self._ids: np.ndarray | None = None
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        with failing():
+            return np.array(self._value.numpy()[:, 0], dtype)
+
+    def __getitem__(self, row: int) -> Row:
+        return Row(self, row)
+
+    def argmax(self, axis: int = -1) -> np.ndarray:
+        """The ids (batch,) of the largest of each row."""
+        if self._ids is None:
+            self._ids = self._device.argmax(self._value)
+        return self._ids
+
+
+@dataclass(frozen=True)
+class Row:
+    """The logits of one row, of which only the id of the largest can be had."""
+
+    logits: Logits
+    row: int
+
+    def argmax(self) -> int:
+        return int(self.logits.argmax()[self.row])
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Errors of ONNX Runtime, which share no class of their own, as ours."""
+    try:
+        yield
+    except VLMError:
+        raise
+    except Exception as error:
+        raise GenerationError(f"the device failed: {error}") from error

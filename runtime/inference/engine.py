@@ -1,0 +1,217 @@
+"""The graphs of a bundle at work: tiles to image embeddings, embeddings to logits, over one KV cache a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from ...graphs import BundleError, ProviderError, contract
+from ...graphs.manifest import Manifest
+from ..limits import Limits
+from ..providers import probe, tensorrt
+from ..providers.targets import Target
+from ..text.prompt import Encoded
+from . import token_embeddings as merge
+from .device_cache import Device, DeviceRun, Logits
+from .host_cache import Cache, CopiedCache
+from .session import Session
+
+Scores: TypeAlias = np.ndarray | Logits
+
+
+class Engine:
+    """Sessions and the embedding table. It holds no state of a call, so calls do not disturb each other.
+
+    Args:
+        targets: where it may run, the best first; it runs on the first that can. `passed_over` says why not on one
+            before it.
+        vision_memory: bytes that one run of the vision encoder may take.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, targets: Sequence[Target], vision_memory: int = Limits.vision_memory
+    ) -> None:
+        self.manifest, self._vision_memory = manifest, vision_memory
+        self.passed_over: list[str] = []
+        for self.target in targets:
+            try:
+                sessions = _sessions(folder, manifest, self.target)
+                break
+            except ProviderError as error:
+                if self.target is targets[-1]:
+                    raise
+                self.passed_over.append(str(error))
+        self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
+        self._masks = sessions.get(contract.MASK_DECODER)
+        on_device = self.target.device != "cpu"
+        positions = manifest.generation.max_positions
+        self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
+        self._cache_kind = Cache if manifest.cache == "in_place" else CopiedCache
+        # TensorRT's engines take shapes up to the profile's; anything else runs what it is given.
+        self._limits = manifest.profiles[contract.DECODER] if self.target.provider == "tensorrt" else None
+        self.placement = {name: session.placement for name, session in sessions.items()}
+        try:
+            self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
+        except ValueError as error:
+            raise BundleError(f"{folder / contract.EMBED_TOKENS} does not load: {error}") from None
+        width, hidden = merge.unpacked(self._table[:1]).shape[-1], manifest.graphs[contract.DECODER].inputs[0].shape[-1]
+        if width != hidden:
+            raise BundleError(f"{folder / contract.EMBED_TOKENS}: rows of {width}, the decoder takes {hidden}")
+
+    def encode_images(self, tiles: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
+        size = self.tiles_at_once
+        parts = (np.asarray(tiles[start : start + size]) for start in range(0, len(tiles), size))
+        return np.concatenate([self.project(self.encode(part)) for part in parts])
+
+    @property
+    def tiles_at_once(self) -> int:
+        """How many tiles the memory for the vision encoder is enough for, at least one.
+
+        A tile takes no more than 24 arrays of its features, and the scores of attention twice, in heads of 64: by this
+        235 MB for 1024 patches of width 1024, where 200 MB were measured.
+        """
+        _, patches, width = self._vision.spec.outputs[0].shape
+        enough = max(1, self._vision_memory // (4 * (24 * patches * width + 2 * patches**2 * width // 64)))
+        profile = self.manifest.profiles.get(contract.VISION_ENCODER)
+        return min(enough, profile["tiles"].largest) if profile else enough
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        """Tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""
+        return self._vision.run({contract.PIXEL_VALUES: tiles})[0]
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
+        return self._projector.run({contract.VISION_FEATURES: features})[0]
+
+    @property
+    def draws_masks(self) -> bool:
+        """Whether there is a graph to make masks of their codes."""
+        return self._masks is not None
+
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        """Codes of masks (masks, codes) of int64 to masks (masks, height, width), above 0 where the thing is."""
+        return self._masks.run({contract.MASK_CODES: codes})[0]
+
+    def embed(self, prompt: Encoded) -> np.ndarray:
+        """Embeddings (tokens, hidden) of a prompt, its pictures and videos in their places."""
+        return self.merge(prompt, [self.encode_images(tiles) for tiles in prompt.tiles])
+
+    def merge(self, prompt: Encoded, embeds: list[np.ndarray]) -> np.ndarray:
+        """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its pictures."""
+        return merge.merge(self._table, prompt.ids, prompt.places, embeds, self.manifest.embedding)
+
+    def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
+        """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, and of the
+        prefill of prompts as long as the longest of them."""
+        capacity = tokens if self._device is None else self._device.capacity(tokens)
+        cache = self._cache_kind.nbytes(self._decoder.spec, rows, capacity)
+        prefill = self.manifest.prefill
+        return cache + prompts * longest * (prefill.token + prefill.pair * longest)
+
+    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[Scores, Run]:
+        """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.
+
+        There is room for `copies` rows a prompt.
+        """
+        lengths = np.array([len(prompt) for prompt in prompts])
+        rows, tokens = len(prompts) * copies, int(lengths.max()) + new_tokens
+        if self._limits is not None:
+            tensorrt.check_sizes(self._limits, batch=rows, sequence=int(lengths.max()))
+        if self._device is None:
+            run = Run(self, self._cache_kind(self._decoder.spec, len(prompts), rows, tokens))
+        else:
+            run = RunOnDevice(self, self._device.start(len(prompts), rows, tokens))
+        return run.feed(merge.pad_right(prompts), lengths), run
+
+    def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Scores, Run]:
+        """Go on from the first `length` tokens of a run's first row with `rest` (tokens, hidden), the end of a prompt.
+
+        As `start` of the whole prompt, where a token sees only what stands before it. `run` is used up.
+        """
+        run = run.cut(length, copies, length + len(rest) + new_tokens)
+        return run.feed(rest[None], np.array([len(rest)])), run
+
+    def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
+        """Embeddings (..., hidden) of ids (...), none of them of a picture."""
+        return merge.embed(self._table, ids, self.manifest.embedding)
+
+
+def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Session]:
+    """The graphs of a bundle by name."""
+    if target.provider != "cpu":
+        probe.require(target)
+    names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
+    told, threads = dict.fromkeys(names, target), len(names)  # one thread lays out the weights of a session
+    if target.provider == "tensorrt":
+        # What times kernels, to choose among them, is not to be disturbed.
+        told, threads = tensorrt.targets(manifest, target, tensorrt.machine(target.device_id)), 1
+
+    def opened(name: str) -> Session:
+        captures = target.captures and name == contract.DECODER
+        return Session(folder / f"{name}.onnx", manifest.graphs[name], told[name], captures)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(names, pool.map(opened, names)))
+
+
+class Run:
+    """One batch on its way: its cache and what is bound to it."""
+
+    def __init__(self, engine: Engine, cache: Cache) -> None:
+        self._engine, self.cache = engine, cache
+        self._binding = engine._decoder.binding()
+        self._binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
+        cache.bind(self._binding)
+
+    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Scores:
+        """Run `inputs_embeds` (batch, sequence, hidden), `lengths` (batch,) of it valid; logits (batch, vocab)."""
+        inputs = self.cache.extend(lengths)
+        inputs[contract.INPUTS_EMBEDS] = inputs_embeds
+        inputs[contract.LOGITS_INDICES] = lengths[:, None] - 1
+        for name, value in inputs.items():
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        self._binding.bind_output(contract.LOGITS)  # anew: the caller may still hold the logits before
+        self._engine._decoder.run_bound(self._binding)
+        logits = self._binding.get_outputs()[0].numpy()[:, 0]
+        if self.cache.advance():
+            self.cache.bind(self._binding)
+        return logits
+
+    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Scores:
+        """Go on with `rows` (new batch,) of the batch, some perhaps several times, and append one id to each."""
+        if self.cache.keep(rows):
+            self.cache.bind(self._binding)
+        return self.step(ids)
+
+    def step(self, ids: np.ndarray) -> Scores:
+        """Append one id a row (batch,); the logits (batch, vocab) after it."""
+        return self.feed(self._engine.embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))
+
+    def cut(self, length: int, rows: int, tokens: int) -> Run:
+        """A run of the first `length` tokens of the first row, with the room asked for; use no other after it."""
+        return Run(self._engine, self.cache.cut(length, rows, tokens))
+
+
+class RunOnDevice(Run):
+    """The same with the cache and the logits on a device."""
+
+    def __init__(self, engine: Engine, run: DeviceRun) -> None:
+        self._engine, self._run = engine, run
+
+    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Scores:
+        return self._run.feed(inputs_embeds, lengths)
+
+    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Scores:
+        self._run.keep(rows)
+        return self.step(ids)
+
+    def step(self, ids: np.ndarray) -> Scores:
+        return self._run.step(self._engine.embed_tokens(ids[:, None]))
+
+    def cut(self, length: int, rows: int, tokens: int) -> Run:
+        return RunOnDevice(self._engine, self._run.cut(length, rows, tokens))

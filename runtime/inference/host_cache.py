@@ -1,0 +1,133 @@
+"""The KV cache: one buffer a layer and part, read and written in place by the decoder graph."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnxruntime as ort
+
+from ...graphs import GenerationError, GraphSpec, contract
+
+
+class Cache:
+    """Keys and values of up to `rows` rows with room for `capacity` tokens each; at first `batch` of them are in use.
+
+    The graph works on the first rows of each buffer, so rows come and go without a copy of the others.
+    """
+
+    def __init__(self, spec: GraphSpec, batch: int, rows: int, capacity: int) -> None:
+        self._spec, self.capacity = spec, capacity
+        self.lengths = np.zeros(batch, np.int32)
+        # Which call wrote each token: rows hold the same where they have the same numbers.
+        self._written = np.zeros((rows, capacity), np.int64)
+        self._calls = 0
+        # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
+        self._buffers = {
+            (past.name, present.name): np.zeros(sizes(past.shape, rows, capacity), past.dtype)
+            for past, present in pairs(spec)
+        }
+
+    @staticmethod
+    def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
+        """The bytes that a cache will take."""
+        return sum(
+            math.prod(sizes(past.shape, rows, capacity)) * np.dtype(past.dtype).itemsize for past, _ in pairs(spec)
+        )
+
+    def bind(self, binding: ort.IOBinding) -> None:
+        """Make the rows in use of every buffer both the past and the present of its layer."""
+        for (past, present), buffer in self._buffers.items():
+            shared = ort.OrtValue.ortvalue_from_numpy(buffer[: len(self.lengths)])  # on the CPU the same memory
+            binding.bind_ortvalue_input(past, shared)
+            binding.bind_ortvalue_output(present, shared)
+
+    def advance(self) -> bool:
+        """Take note that the graph has run; True if the cache is to be bound anew."""
+        return False
+
+    def keep(self, rows: np.ndarray) -> bool:
+        """Let row i be what row `rows[i]` (new batch,) was; True if the batch has another size now, to be bound anew.
+
+        Only what differs between the two is copied: the tokens since a row and its new place parted.
+        """
+        length = self.lengths[rows]
+        valid = np.arange(length.max()) < length[:, None]
+        before = self._written[:, : length.max()]
+        differ = (before[rows] != before[: len(rows)]) & valid
+        moves = [
+            (place, rows[place], slice(differ[place].argmax(), length[place]))
+            for place in np.flatnonzero(differ.any(axis=1))
+        ]
+        for buffer in (self._written[:, None, :, None], *self._buffers.values()):
+            parts = [buffer[row, :, tokens].copy() for _, row, tokens in moves]  # all read before one is written
+            for (place, _, tokens), part in zip(moves, parts):
+                buffer[place, :, tokens] = part
+        resized = len(rows) != len(self.lengths)
+        self.lengths = self.lengths[rows]
+        return resized
+
+    def cut(self, length: int, rows: int, capacity: int) -> Cache:
+        """A cache with the first `length` tokens of the first row, and the room that is asked for.
+
+        It is this one if that has the room; use no other after it.
+        """
+        cache = self
+        if rows > len(self._written) or capacity > self.capacity:
+            cache = type(self)(self._spec, 1, rows, capacity)
+            for buffer, mine in zip(cache._buffers.values(), self._buffers.values()):
+                buffer[0, :, :length] = mine[0, :, :length]
+            cache._written[0, :length] = -1  # not what is in the other rows
+        cache.lengths = np.array([length], np.int32)
+        return cache
+
+    def extend(self, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Count `lengths` (batch,) new tokens a row in, and return what the graph must be told of that."""
+        after = self.lengths + lengths.astype(np.int32)
+        if after.max() > self.capacity:
+            raise GenerationError(f"the KV cache holds {self.capacity} tokens, {after.max()} were given")
+        for row, (start, end) in enumerate(zip(self.lengths, after)):
+            self._written[row, start:end] = self._calls * len(self._written) + row + 1
+        self._calls += 1
+        self.lengths = after
+        return {
+            contract.SEQUENCE_LENGTHS: after - 1,
+            contract.TOTAL_SEQUENCE_LENGTH: np.array(after.max(), np.int32),
+        }
+
+
+class CopiedCache(Cache):
+    """The same for a graph that leaves the past as it is and writes a copy with the new tokens: two buffers, in turn.
+
+    Each call hands the buffers over and moves nothing, and the shapes that the graph sees stay the same as rows grow.
+    """
+
+    def __init__(self, spec: GraphSpec, batch: int, rows: int, capacity: int) -> None:
+        super().__init__(spec, batch, rows, capacity)
+        self._spare = {names: np.zeros_like(buffer) for names, buffer in self._buffers.items()}
+
+    @staticmethod
+    def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
+        return 2 * Cache.nbytes(spec, rows, capacity)
+
+    def bind(self, binding: ort.IOBinding) -> None:
+        """Make the rows in use of every buffer the past of its layer, and those of its spare buffer the present."""
+        batch = len(self.lengths)
+        for (past, present), buffer in self._buffers.items():
+            binding.bind_ortvalue_input(past, ort.OrtValue.ortvalue_from_numpy(buffer[:batch]))
+            spare = self._spare[past, present]
+            binding.bind_ortvalue_output(present, ort.OrtValue.ortvalue_from_numpy(spare[:batch]))
+
+    def advance(self) -> bool:
+        self._buffers, self._spare = self._spare, self._buffers
+        return True
+
+
+def pairs(spec: GraphSpec) -> list[tuple]:
+    """The past and the present of each layer and part."""
+    return list(zip(spec.inputs[-len(spec.outputs) + 1 :], spec.outputs[1:]))
+
+
+def sizes(shape: tuple[int | str, ...], rows: int, capacity: int) -> list[int]:
+    sizes = {"batch": rows, "capacity": capacity}
+    return [sizes.get(size, size) for size in shape]

@@ -1,0 +1,110 @@
+"""ONNX Runtime sessions of a bundle's graphs, held to the bundle's contract when they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ...graphs import BundleError, GenerationError, GraphSpec, ProviderError, TensorSpec
+from ..providers import targets as providers
+from ..providers.targets import Target
+
+#: A setting of ONNX Runtime. Without it, CPUs that have no dot product of bytes add pairs of products in 16 bits, which
+#: overflow.
+EXACT_INTEGERS = "session.x64quantprecision"
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  #: have a session say which nodes are where
+
+
+def session_options(attributes: Mapping[str, Any] | None = None) -> ort.SessionOptions:
+    """The options of every session, whatever its graph, and some `attributes` of them."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry(EXACT_INTEGERS, "1")
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
+    for name, value in (attributes or {}).items():
+        setattr(options, name, value)
+    return options
+
+
+def create(model: Path | bytes, target: Target, captures: bool = False) -> ort.InferenceSession:
+    """A session that has its target's provider, and never changes to another one.
+
+    ONNX Runtime itself only warns of a provider that does not load, and goes on without it.
+
+    Raises:
+        ProviderError: if the provider does not load; ONNX Runtime's own for whatever else there is.
+    """
+    entries = target.entries(captures)
+    session = ort.InferenceSession(model, session_options(target.session), entries, enable_fallback=False)
+    missing = [name for name, _ in entries if name not in session.get_providers()]
+    if missing:
+        raise ProviderError(f"{', '.join(missing)} did not load; `onnx-vlm doctor` says why")
+    return session
+
+
+class Session:
+    """One graph, ready to run.
+
+    Args:
+        path: the .onnx file.
+        spec: what it must take and give.
+        target: where it runs.
+        captures: whether `run_bound` may replay its runs as CUDA graphs.
+
+    Raises:
+        BundleError: if the graph cannot be loaded or breaks its contract.
+        ProviderError: if the provider does not load, or leaves nodes that matter to the CPU.
+    """
+
+    def __init__(self, path: Path, spec: GraphSpec, target: Target, captures: bool = False) -> None:
+        try:
+            self._session = create(path, target, captures)
+        except ProviderError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no class of their own
+            if captures and "graph capture" in str(error):
+                raise ProviderError(
+                    f"{path}: parts of it run on the host, so its steps cannot be replayed as a CUDA graph; leave the"
+                    " option cuda_graph out"
+                ) from error
+            if target.provider != "cpu":
+                raise ProviderError(f"{path} does not load on {target.provider}: {error}") from error
+            raise BundleError(f"{path} does not load: {error}; export the bundle again") from error
+        problems = spec.mismatches(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        if problems:
+            raise BundleError(f"{path} is not the graph of its manifest:\n" + "\n".join(f"  {p}" for p in problems))
+        self.spec = spec
+        self.placement = providers.placement(self._session)
+        providers.check_placement(path.name, self.placement, target)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs, in the order of the contract."""
+        try:
+            return self._session.run([output.name for output in self.spec.outputs], dict(inputs))
+        except Exception as error:
+            raise GenerationError(f"the graph failed: {error}") from error
+
+    def binding(self) -> ort.IOBinding:
+        return self._session.io_binding()
+
+    def run_bound(self, binding: ort.IOBinding, options: ort.RunOptions | None = None) -> None:
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:
+            raise GenerationError(f"the graph failed: {error}") from error
+
+
+def _specs(nodes: list[ort.NodeArg]) -> list[TensorSpec]:
+    kinds = {"float": "float32", "double": "float64"}
+    return [
+        TensorSpec(node.name, kinds.get(kind := node.type[len("tensor(") : -1], kind), tuple(_sizes(node.shape)))
+        for node in nodes
+    ]
+
+
+def _sizes(shape: list[int | str | None]) -> list[int | str]:
+    return ["?" if size is None else size for size in shape]

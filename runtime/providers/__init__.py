@@ -1,0 +1,1 @@
+"""Execution providers: options, probing, placement of nodes."""

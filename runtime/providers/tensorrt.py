@@ -1,0 +1,139 @@
+"""TensorRT: what ONNX Runtime's provider is told of a bundle, and where the engines that it builds are kept.
+
+An engine is built for ranges of shapes, a GPU and a version of TensorRT, which takes minutes. The ranges are the shape
+profiles of the manifest; folders are keyed by the rest, so that no engine is used where it does not belong.
+Options are those of https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import onnxruntime as ort
+
+from ...graphs import GraphSpec, InputError, Manifest, ProviderError
+from ...graphs.shape_profile import Profile
+from . import probe
+from .options import PROVIDERS
+from .targets import Target
+
+PROVIDER = PROVIDERS["tensorrt"]
+CACHE_VARIABLE = "ONNX_VLM_CACHE"  #: names the folder of caches, if it is not to be in the user's
+PROTOBUF_LIMIT = 1 << 31  #: bytes; a graph with larger weights cannot be handed over as one message
+CAPABILITY = 75, 76  #: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What engines are built for: the GPU's name and compute capability, and the versions of what builds them."""
+
+    device: str
+    capability: str
+    tensorrt: str
+    onnxruntime: str
+
+
+def targets(manifest: Manifest, target: Target, machine: Machine, root: Path | None = None) -> dict[str, Target]:
+    """The target of each graph: `target`, and what TensorRT is to know of the graph. Makes the folder of the engines.
+
+    Args:
+        root: the folder of caches; if None that of `cache_root()`.
+
+    Raises:
+        ProviderError: if the bundle is not made for TensorRT.
+    """
+    if not manifest.profiles:
+        raise ProviderError(
+            f"this bundle was exported for the target {manifest.target}, whose operators TensorRT does not have; export"
+            " it again with --target portable"
+        )
+    folder = engine_folder(manifest, machine, root)
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        name: dataclasses.replace(
+            target,
+            settled={**target.settled, PROVIDER: {**target.settled[PROVIDER], **graph_options(manifest, name, folder)}},
+        )
+        for name in manifest.profiles
+    }
+
+
+def graph_options(manifest: Manifest, name: str, folder: Path) -> dict[str, str]:
+    """The provider options of one graph, whose engines are kept in `folder`."""
+    spec, profile = manifest.graphs[name], manifest.profiles[name]
+    weights = sum(file.size for path, file in manifest.files.items() if path.startswith(f"{name}.onnx"))
+    chosen = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_engine_cache_prefix": name,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+        "trt_profile_min_shapes": shapes(spec, {size: extent.smallest for size, extent in profile.items()}),
+        "trt_profile_opt_shapes": shapes(spec, {size: extent.usual for size, extent in profile.items()}),
+        "trt_profile_max_shapes": shapes(spec, {size: extent.largest for size, extent in profile.items()}),
+    }
+    if manifest.precision[name] in ("fp16", "bf16"):
+        chosen[f"trt_{manifest.precision[name]}_enable"] = "1"
+    if weights >= PROTOBUF_LIMIT:
+        chosen["trt_load_user_initializer"] = "1"
+    return chosen
+
+
+def shapes(spec: GraphSpec, sizes: dict[str, int]) -> str:
+    """The shapes of a graph's inputs that vary, as the provider reads them: `name:1x3x4,other:1`."""
+    varying = (one for one in spec.inputs if any(isinstance(size, str) for size in one.shape))
+    return ",".join(f"{one.name}:{'x'.join(str(sizes.get(size, size)) for size in one.shape)}" for one in varying)
+
+
+def check_sizes(profile: Profile, **sizes: int) -> None:
+    """Raise an InputError if a call is larger than what the engines are built for."""
+    for name, size in sizes.items():
+        if size > profile[name].largest:
+            raise InputError(
+                f"the call has a {name} of {size}, the bundle's engines take up to {profile[name].largest}; ask for"
+                f" less at once, or raise profiles.decoder.{name} in the bundle's manifest.json and warm it up again"
+            )
+
+
+def engine_folder(manifest: Manifest, machine: Machine, root: Path | None = None) -> Path:
+    """Where the engines of a bundle for a machine are kept: two folders are the same if all of these are."""
+    graphs = {name: file.sha256 for name, file in manifest.files.items() if ".onnx" in name}
+    profiles = {
+        name: {key: dataclasses.astuple(one) for key, one in p.items()} for name, p in manifest.profiles.items()
+    }
+    bundle = hashlib.sha256(json.dumps([graphs, profiles], sort_keys=True).encode()).hexdigest()[:16]
+    device = re.sub(r"[^A-Za-z0-9.]+", "_", f"{machine.device} sm{machine.capability}")
+    versions = f"tensorrt-{machine.tensorrt}-onnxruntime-{machine.onnxruntime}"
+    return (root or cache_root()) / "tensorrt" / f"{bundle}-{device}-{versions}"
+
+
+def cache_root() -> Path:
+    """The folder of caches: that of the variable ONNX_VLM_CACHE, or onnx-vlm in the user's."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-vlm"
+
+
+def machine(device_id: int = 0) -> Machine:
+    """What this machine has; to be asked where `probe.require` found that TensorRT runs.
+
+    Raises:
+        ProviderError: if the driver does not tell.
+    """
+    driver = ctypes.CDLL(probe.file_name(probe.DRIVER, 1))
+    tensorrt = ctypes.CDLL(probe.file_name(probe.TENSORRT, probe.TENSORRT_LIBRARIES[probe.TENSORRT]))
+    device, name, numbers = ctypes.c_int(), ctypes.create_string_buffer(256), [ctypes.c_int(), ctypes.c_int()]
+    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), device_id)
+    failed = failed or driver.cuDeviceGetName(name, len(name), device)
+    for number, attribute in zip(numbers, CAPABILITY):
+        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+    if failed:
+        raise ProviderError(f"provider tensorrt: the driver tells nothing of GPU {device_id} (CUDA error {failed})")
+    capability = "".join(str(number.value) for number in numbers)
+    return Machine(name.value.decode(errors="replace"), capability, str(tensorrt.getInferLibVersion()), ort.__version__)

@@ -1,0 +1,99 @@
+"""Ids back to text: the whole text of an answer, and as much of it as no later id can change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from tokenizers import Tokenizer
+
+from ..generation.stops import StopStrings
+
+#: What transformers makes of spaces in the texts of tokenizers that ask for it, in this order.
+CLEANED = {
+    " .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve",
+    " 're": "'re",
+}  # fmt: skip
+#: A space that is part of no text in CLEANED, whatever comes later: before it and after it all is cleaned on its own.
+APART = re.compile(r"(?<![' ]) (?=[^ .?!,'n])")
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+UNDECODED = "\ufffd"  #: what stands for bytes that are no character, or not yet
+
+
+class Detokenizer:
+    """Text of ids, special tokens left out."""
+
+    def __init__(self, tokenizer: Tokenizer, clean_up_spaces: bool) -> None:
+        self._tokenizer, self._clean = tokenizer, clean_up_spaces
+        self._silent = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+    def text(self, ids: Sequence[int]) -> str:
+        """All of the text."""
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return cleaned(text) if self._clean else text
+
+    def settled(self, ids: Sequence[int]) -> str:
+        """The begin of the text that stays, whatever ids follow."""
+        end = len(ids)
+        # A run of bytes is decoded as one, and not at all while it breaks off within a character.
+        while end and (ids[end - 1] in self._silent or self._is_byte(ids[end - 1])):
+            end -= 1
+        text = self._tokenizer.decode(list(ids[:end]), skip_special_tokens=True).rstrip(UNDECODED)
+        return cleaned(text[: _settled(text)]) if self._clean else text
+
+    def _is_byte(self, number: int) -> bool:
+        return BYTE.fullmatch(self._tokenizer.id_to_token(number) or "") is not None
+
+
+def cleaned(text: str) -> str:
+    """A text without the spaces before punctuation and contractions."""
+    for spaced, clean in CLEANED.items():
+        text = text.replace(spaced, clean)
+    return text
+
+
+def _settled(text: str) -> int:
+    """How much of a text is cleaned alike whatever follows."""
+    apart = max((match.start() for match in APART.finditer(text)), default=-1)
+    undecided = text.find(" ", apart + 1)
+    return undecided if undecided >= 0 else len(text)
+
+
+class Reader:
+    """Reads an answer: its text as a user is to see it, whole or as far as it is settled.
+
+    Args:
+        detokenizer: gives the text.
+        tagged: whether there may be tags in it, which are left out, and white space around it with them.
+        stop: the text ends before the first of these.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, tagged: bool, stop: Sequence[str]) -> None:
+        self._tokens, self._tagged = detokenizer, tagged
+        self.stops = StopStrings(stop, self.uncut) if stop else None
+
+    def uncut(self, ids: Sequence[int]) -> str:
+        """The text as stop strings are looked for in it."""
+        text = self._tokens.text(ids)
+        return untagged(text).lstrip() if self._tagged else text
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of an answer that goes no further."""
+        return self._shown(self.uncut(ids), lambda text: len(text))
+
+    def settled(self, ids: Sequence[int]) -> str:
+        """The begin of the text of every answer that begins with `ids`."""
+        text = self._tokens.settled(ids)
+        if self._tagged:
+            text = untagged(re.sub(r"<[^>\n]*\Z", "", text)).lstrip()
+        return self._shown(text, lambda text: len(text) - (self.stops.undecided(text) if self.stops else 0))
+
+    def _shown(self, text: str, end: Callable[[str], int]) -> str:
+        place = self.stops.find(text) if self.stops else None
+        text = text[: end(text) if place is None else place]
+        return text.rstrip() if self._tagged else text
+
+
+def untagged(text: str) -> str:
+    """A text without what stands in angle brackets."""
+    return re.sub("<.*?>", "", text)

@@ -1,0 +1,114 @@
+"""Prompts to token ids and answers back to text, as the manifest describes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ...graphs import BundleError, InputError, contract
+from ...graphs.manifest import Chat, Plain
+from . import chat_template as chat
+from .detokenize import Detokenizer
+
+PromptInput: TypeAlias = "str | Sequence[chat.Message]"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt for the decoder.
+
+    Attributes:
+        ids: (tokens,) of int64, placeholders included.
+        places: (tokens,) of bool, where image embeddings go.
+        tiles: the tiles (tiles, 3, height, width) of its pictures and videos, in the order of their places.
+    """
+
+    ids: np.ndarray
+    places: np.ndarray
+    tiles: list[np.ndarray]
+
+
+class Prompts:
+    """The tokenizer of a bundle and what stands around a prompt.
+
+    Args:
+        folder: the bundle.
+        format: what stands around a prompt.
+        tile_tokens: how many image embeddings a tile has.
+    """
+
+    def __init__(self, folder: Path, format: Plain | Chat, tile_tokens: int) -> None:
+        self.format = format
+        self._tile_tokens = tile_tokens
+        path = folder / contract.TOKENIZER
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"{path} does not load: {error}; export the bundle again") from None
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, Plain) and format.clean_up_spaces)
+        if isinstance(format, Chat):
+            source = (folder / contract.CHAT_TEMPLATE).read_text(encoding="utf-8")
+            self._template = chat.Template(source, format.special_tokens)
+
+    def encode(self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()) -> Encoded:
+        """A prompt about pictures and videos, each given by its tiles (tiles, 3, height, width).
+
+        Raises:
+            InputError: for more or fewer pictures than the model takes, or a prompt with placeholders of its own.
+        """
+        if isinstance(self.format, Chat):
+            return self._chat(prompt, images, videos, self.format)
+        if videos:
+            raise InputError(f"this model takes no videos, {len(videos)} given")
+        if not isinstance(prompt, str):
+            raise InputError("this model takes no conversations; give the prompt as a text")
+        return self._plain(prompt, images, self.format)
+
+    def _plain(self, prompt: str, images: Sequence[np.ndarray], format: Plain) -> Encoded:
+        if len(images) < format.min_images:
+            raise InputError("this model answers about pictures; give at least one")
+        if format.max_images is not None and len(images) > format.max_images:
+            raise InputError(f"this model takes at most {format.max_images} picture a prompt, {len(images)} given")
+        text = self.ids(format.before + (prompt.strip() if format.strip else prompt) + format.after)
+        if format.image_token_id in text:
+            raise InputError(f"the prompt has {format.image} in it; placeholders are added for the pictures given")
+        ids, places = self.ids(format.start), [False] * len(self.ids(format.start))
+        for tiles in images:
+            around = self.ids(format.image_start), self.ids(format.image_end)
+            tokens = len(tiles) * self._tile_tokens
+            ids += [*around[0], *[format.image_token_id] * tokens, *around[1]]
+            places += [False] * len(around[0]) + [True] * tokens + [False] * len(around[1])
+        return Encoded(np.array(ids + text, np.int64), np.array(places + [False] * len(text)), list(images))
+
+    def _chat(
+        self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: Chat
+    ) -> Encoded:
+        text = self._template.render(chat.conversation(prompt, len(images), len(videos)))
+        waiting = {format.image: iter(images), format.video: iter(videos)}
+        tiles = []
+        # Where the placeholders stand is the template's choice; each takes the next picture or video of its kind.
+        pieces = re.split(f"({re.escape(format.image)}|{re.escape(format.video)})", text)
+        for index, piece in enumerate(pieces[1::2]):
+            some = next(waiting[piece], None)
+            if some is None:
+                raise InputError(f"the prompt has {piece} in it; placeholders are added for what is given")
+            tiles.append(some)
+            pieces[2 * index + 1] = piece * len(some) * self._tile_tokens
+        ids = np.array(self.ids("".join(pieces)), np.int64)
+        return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), tiles)
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text, nothing added."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return self.detokenizer.text(ids)

@@ -1,0 +1,71 @@
+"""A family registered from outside the package, exported and run end to end against transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import outside_family
+import pytest
+import torch
+from helpers import CHECKPOINTS
+from onnx_vlm.export import export_model, register
+from onnx_vlm.export.families import registry as family
+from onnx_vlm.graphs import CheckpointError
+from onnx_vlm.runtime import load
+from onnx_vlm.runtime.images import reading as image
+from PIL import Image
+from random_models import telling_weights
+from source import TOLERANCE, relative_error
+from transformers import AutoImageProcessor, AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINTS / "paligemma2")
+    image_processor = AutoImageProcessor.from_pretrained(CHECKPOINTS / "paligemma2")
+    image_processor.size = {"height": 28, "width": 28}
+    config = LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model", "hidden_size": 48, "intermediate_size": 67, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "projection_dim": 16,
+        },
+        text_config={
+            "model_type": "llama", "vocab_size": 1536, "hidden_size": 32, "intermediate_size": 83,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+            "max_position_embeddings": 128, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config)
+    telling_weights(model)
+    for part in (model, tokenizer, image_processor):
+        part.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_a_family_from_outside(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(family, "_MODULES", dict(family._MODULES))  # registered for this test alone
+    with pytest.raises(CheckpointError, match="'llava' is not supported"):
+        export_model(checkpoint, tmp_path / "bundle")
+    register("llava", outside_family)
+    vlm = load(export_model(checkpoint, tmp_path / "bundle"))
+    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+    random = np.random.default_rng(0)
+    prompts = ["What is it?", "Why is there a red circle in it?", "Hello"]
+    pictures = [Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)) for _ in range(2)]
+    answers = vlm.generate(prompts, [pictures[0], pictures[1], None], max_new_tokens=24)
+    for prompt, picture, answer in zip(prompts, [*pictures, None], answers):
+        text = "<bos>" + "<image>" * (4 if picture else 0) + f"USER: {prompt}\nASSISTANT:"
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        pixels = {"pixel_values": image_processor(picture, return_tensors="pt")["pixel_values"]} if picture else {}
+        theirs = model.generate(ids, **pixels, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :].tolist()
+        assert answer.token_ids == theirs
+    pixels = image_processor(pictures[0], return_tensors="pt")["pixel_values"]
+    (theirs,) = model.get_image_features(pixel_values=pixels).pooler_output
+    (ours,) = vlm._engine.encode_images(image.tiles(pictures[0], vlm.manifest.image))
+    assert relative_error(ours, theirs.detach().numpy()) < TOLERANCE

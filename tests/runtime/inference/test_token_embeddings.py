@@ -1,0 +1,41 @@
+"""Prompts as the decoder takes them, whatever their pictures, lengths and tables."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx_vlm.graphs.manifest import Embedding
+from onnx_vlm.runtime.inference.token_embeddings import merge, pad_right
+
+HIDDEN, VOCAB, TOKENS = 3, 11, 2  # of an embedding; of the table; of a tile
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_image_embeddings_stand_in_their_places_and_words_between_them(data: st.DataObject):
+    tiles = data.draw(st.lists(st.integers(0, 3), max_size=4))
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    table = random.normal(size=(VOCAB, HIDDEN)).astype(data.draw(st.sampled_from([np.float32, np.float16])))
+    embeds = [random.normal(size=(some, TOKENS, HIDDEN)).astype(np.float32) for some in tiles]
+    scale, beyond = data.draw(st.sampled_from([1.0, 1.7])), VOCAB + 5
+    ids, places, expected = [], [], []
+    for some in [*embeds, np.zeros((0, TOKENS, HIDDEN), np.float32)]:
+        words = data.draw(st.lists(st.integers(0, VOCAB - 1), max_size=4))
+        expected += [table[word].astype(np.float32) * np.float32(scale) for word in words]
+        expected += list(some.reshape(-1, HIDDEN))
+        ids += [*words, *[beyond] * (len(some) * TOKENS)]
+        places += [False] * len(words) + [True] * (len(some) * TOKENS)
+    merged = merge(table, np.array(ids, np.int64), np.array(places, bool), embeds, Embedding(scale))
+    assert merged.dtype == np.float32
+    assert np.array_equal(merged, np.array(expected, np.float32).reshape(-1, HIDDEN))
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
+def test_rows_are_padded_behind(lengths: list[int]):
+    rows = [np.full((length, HIDDEN), number + 1, np.float32) for number, length in enumerate(lengths)]
+    padded = pad_right(rows)
+    assert padded.shape == (len(rows), max(lengths), HIDDEN)
+    for row, one in zip(padded, rows):
+        assert np.array_equal(row[: len(one)], one)
+        assert not row[len(one) :].any()

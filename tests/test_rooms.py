@@ -1,0 +1,70 @@
+"""Who may import what, what is public, and what the packaging must not forget."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import onnx_vlm.export
+import onnx_vlm.graphs
+import onnx_vlm.runtime
+import pytest
+from helpers import REPOSITORY
+
+ROOMS = ("graphs", "export", "runtime")
+HEAVY = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir")
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((REPOSITORY / room).rglob("*.py"))
+
+
+def test_public_names():
+    assert onnx_vlm.runtime.__all__ == [
+        "VLM", "Box", "BundleError", "Chat", "Entity", "Generation", "GenerationError", "InputError", "Limits", "Mask",
+        "Options", "ProviderError", "Score", "Stream", "VLMError", "draw", "load",
+    ]  # fmt: skip
+    assert onnx_vlm.export.__all__ == ["export_model", "register"]
+    for module in (onnx_vlm.graphs, onnx_vlm.export, onnx_vlm.runtime):
+        assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize("module", ["onnx_vlm.runtime", "onnx_vlm.runtime.cli", "onnx_vlm.graphs"])
+def test_runtime_and_contract_import_nothing_heavy(module: str):
+    code = f"""
+import sys
+for name in {(*HEAVY, "onnx_vlm.export")!r}: sys.modules[name] = None
+import {module}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("room", ["runtime", "graphs"])
+def test_no_source_of_runtime_or_contract_names_what_it_may_not_import(room: str):
+    for path in sources(room):
+        heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(HEAVY)})\b", path.read_text(), re.MULTILINE)
+        assert not heavy or (path.parent.name == "transforms" and set(heavy) == {"onnx_ir"}), path
+
+
+def test_the_runtime_knows_no_family():
+    families = re.compile("paligemma|gemma|perception.?lm|kosmos|siglip|llama", re.IGNORECASE)
+    for path in (*sources("runtime"), *sources("graphs")):
+        assert not families.search(path.read_text()), path
+
+
+def test_every_folder_with_code_is_packaged():
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(REPOSITORY) for room in ROOMS for path in sources(room)}
+    assert sorted(settings["packages"]) == sorted(f"onnx_vlm.{'.'.join(folder.parts)}" for folder in folders)
+    assert settings["package-dir"] == {f"onnx_vlm.{room}": room for room in ROOMS}
+    for room in ROOMS:
+        assert (REPOSITORY / room / "py.typed").exists()
+
+
+def test_no_folder_holds_more_than_14_modules():
+    for room in ROOMS:
+        for folder in {path.parent for path in sources(room)}:
+            assert len(list(folder.glob("[!_]*.py"))) <= 14, folder
