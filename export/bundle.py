@@ -175,7 +175,7 @@ def _narrow(folder: Path, made: manifest.Manifest, prompt: str) -> manifest.Mani
     kept = ranges.narrow(folder, halves, prompt, proof.picture())
     graphs = dict(made.graphs)
     if contract.DECODER in halves:
-        graphs[contract.DECODER] = contract.with_cache_dtype(graphs[contract.DECODER], "float16")
+        graphs[contract.DECODER] = graphs[contract.DECODER].with_cache_dtype("float16")
     return dataclasses.replace(made, graphs=graphs, float32_nodes=kept)
 
 
@@ -223,7 +223,7 @@ def _prefill(graph: ir.Model, decoder: Decoder) -> manifest.Prefill:
     billion weights. Of a pair of tokens that see each other a score a head, and a bias; causal attention keeps none."""
     heads = decoder.causal_lm.config.num_attention_heads
     pair = 0 if decoder.causal else 4 * (heads + 1)
-    return manifest.Prefill(token=5 * memory.most_alive(graph, "sequence") // 2, pair=pair)
+    return manifest.Prefill(token=5 * memory.most_alive(graph, contract.SEQUENCE) // 2, pair=pair)
 
 
 def _manifest(

@@ -50,21 +50,18 @@ def check_operators(name: str, graph: ir.Model) -> None:
 
 def profiles(stages: Stages, behaviour: Behaviour) -> dict[str, Profile]:
     """The shape profile of each graph; usual for the decoder are steps, most of its runs, largest is a long prompt."""
-    (_, tile_tokens, _) = stages.graphs[contract.PROJECTOR].outputs[0].shape
+    _, tile_tokens, _ = stages.graphs[contract.PROJECTOR].outputs[0].shape
     tiled, video = isinstance(behaviour.image, manifest.Tiles), behaviour.video
     usual = tile_tokens * (min(USUAL_TILES, 1 + behaviour.image.max_tiles) if tiled else 1) + TEXT
     most = max(1 + behaviour.image.max_tiles if tiled else 1, video.frames if video else 1)
     positions = behaviour.max_positions
     smallest = min(SMALLEST_CACHE, positions)
     sizes = {
-        "tiles": Extent(1, 1, TILES),
-        "batch": Extent(1, 1, ROWS),
-        "sequence": Extent(1, 1, min(positions, tile_tokens * most + LONGEST_TEXT)),
-        "kept": Extent(1, 1, 1),
-        "capacity": Extent(smallest, min(positions, max(smallest, 1 << usual.bit_length())), positions),
+        contract.TILES: Extent(1, 1, TILES),
+        contract.BATCH: Extent(1, 1, ROWS),
+        contract.SEQUENCE: Extent(1, 1, min(positions, tile_tokens * most + LONGEST_TEXT)),
+        contract.KEPT: Extent(1, 1, 1),
+        contract.CAPACITY: Extent(smallest, min(positions, max(smallest, 1 << usual.bit_length())), positions),
         contract.MASKS: Extent(1, 1, MASKS),
     }
-    return {
-        name: {size: sizes[size] for one in spec.inputs for size in one.shape if isinstance(size, str)}
-        for name, spec in stages.graphs.items()
-    }
+    return {name: {axis: sizes[axis] for axis in sizes if axis in spec.axes} for name, spec in stages.graphs.items()}

@@ -1,4 +1,4 @@
-"""Names, dtypes and shapes of what goes in and out of each graph. Nobody else spells a tensor's name."""
+"""Names, dtypes and shapes of the inputs and outputs of each graph. Only this module spells those names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 
 Shape = tuple[int | str, ...]
 
-VISION_ENCODER, PROJECTOR, DECODER = GRAPHS = ("vision_encoder", "projector", "decoder")
-MASK_DECODER = "mask_decoder"  #: a graph that a bundle may have besides
-EMBED_TOKENS, TOKENIZER, CHAT_TEMPLATE = "embed_tokens.npy", "tokenizer.json", "chat_template.jinja"
-#: Files of a proof, and the tiles that its picture is cut into at most, the thumbnail not counted.
-PROOF_TILES = 2
-PROOF_PICTURE, PROOF_ARRAYS = "proof/picture.png", "proof/expected.npz"
+VISION_ENCODER = "vision_encoder"
+PROJECTOR = "projector"
+DECODER = "decoder"
+GRAPHS = (VISION_ENCODER, PROJECTOR, DECODER)
+MASK_DECODER = "mask_decoder"  #: an optional graph, not in every bundle
+
+EMBED_TOKENS = "embed_tokens.npy"
+TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+PROOF_PICTURE = "proof/picture.png"
+PROOF_ARRAYS = "proof/expected.npz"
+PROOF_TILES = 2  #: the most tiles that the proof's image is cut into, without the thumbnail
 
 PIXEL_VALUES = "pixel_values"
 VISION_FEATURES = "vision_features"
@@ -26,17 +32,36 @@ INPUT_IDS = "input_ids"
 TOKEN_IDS = "token_ids"
 MASK_CODES = "mask_codes"
 MASKS = "masks"
+PAST = "past_key_values."  #: how the name of each cache input starts
+PRESENT = "present."  #: how the name of each cache output starts
 PARTS = ("key", "value")
+
+#: Names of the axes whose size differs from call to call. The axis of masks is `MASKS`, as their tensor is.
+TILES = "tiles"
+BATCH = "batch"
+SEQUENCE = "sequence"  #: tokens of a row in this call
+CAPACITY = "capacity"  #: positions of a KV buffer
+KEPT = "kept"  #: positions of a row whose logits are returned
 
 
 def past_name(layer: int, part: str) -> str:
     """Name of the cache input of a layer; `part` is "key" or "value"."""
-    return f"past_key_values.{layer}.{part}"
+    return f"{PAST}{layer}.{part}"
 
 
-def present_name(layer: int, part: str) -> str:
-    """Name of the cache output of a layer; `part` is "key" or "value"."""
-    return f"present.{layer}.{part}"
+def present_name(past: str) -> str:
+    """Name of the cache output that belongs to the cache input `past`."""
+    return PRESENT + past.removeprefix(PAST)
+
+
+def is_past(name: str) -> bool:
+    """Whether a tensor of this name is a cache input."""
+    return name.startswith(PAST)
+
+
+def is_present(name: str) -> bool:
+    """Whether a tensor of this name is a cache output."""
+    return name.startswith(PRESENT)
 
 
 @dataclass(frozen=True)
@@ -55,16 +80,43 @@ class TensorSpec:
             and all(a == b for a, b in zip(self.shape, other.shape) if isinstance(a, int) and isinstance(b, int))
         )
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes whose size varies."""
+        return tuple(size for size in self.shape if isinstance(size, str))
+
+    def sized(self, **sizes: int) -> tuple[int, ...]:
+        """The shape with numbers for its named axes, as in `sized(batch=2, capacity=256)`; other names are ignored."""
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}({', '.join(map(str, self.shape))})"
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What a graph takes and gives, in order."""
+    """The inputs and outputs of a graph, in order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def axes(self) -> set[str]:
+        """The names of the axes of inputs whose size varies."""
+        return {axis for tensor in self.inputs for axis in tensor.axes}
+
+    def cache_pairs(self) -> list[tuple[TensorSpec, TensorSpec]]:
+        """The cache input and cache output of each layer and part, in the order of the inputs."""
+        outputs = {tensor.name: tensor for tensor in self.outputs}
+        return [(past, outputs[present_name(past.name)]) for past in self.inputs if is_past(past.name)]
+
+    def with_cache_dtype(self, dtype: str) -> GraphSpec:
+        """The same contract with KV buffers of another dtype."""
+
+        def changed(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(tensor, dtype=dtype) if CAPACITY in tensor.shape else tensor for tensor in tensors)
+
+        return GraphSpec(changed(self.inputs), changed(self.outputs))
 
     def mismatches(self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> list[str]:
         """Every difference between this contract and a real graph's inputs and outputs, as sentences."""
@@ -82,54 +134,46 @@ class GraphSpec:
 
 
 def vision_encoder(height: int, width: int, patches: int, vision_width: int) -> GraphSpec:
+    """Tiles to vision features of `patches` vectors a tile."""
     return GraphSpec(
-        (TensorSpec(PIXEL_VALUES, "float32", ("tiles", 3, height, width)),),
-        (TensorSpec(VISION_FEATURES, "float32", ("tiles", patches, vision_width)),),
+        (TensorSpec(PIXEL_VALUES, "float32", (TILES, 3, height, width)),),
+        (TensorSpec(VISION_FEATURES, "float32", (TILES, patches, vision_width)),),
     )
 
 
 def projector(patches: int, vision_width: int, image_tokens: int, hidden: int) -> GraphSpec:
+    """Vision features to `image_tokens` image embeddings a tile."""
     return GraphSpec(
-        (TensorSpec(VISION_FEATURES, "float32", ("tiles", patches, vision_width)),),
-        (TensorSpec(IMAGE_EMBEDS, "float32", ("tiles", image_tokens, hidden)),),
+        (TensorSpec(VISION_FEATURES, "float32", (TILES, patches, vision_width)),),
+        (TensorSpec(IMAGE_EMBEDS, "float32", (TILES, image_tokens, hidden)),),
     )
 
 
 def decoder(layers: int, kv_heads: int, head_dim: int, hidden: int, vocab: int) -> GraphSpec:
     """Prefill and decode in one graph.
 
-    `sequence_lengths` holds, for each row, the number of valid keys after this call, less one; `total_sequence_length`
+    `sequence_lengths` holds, for each row, the number of valid keys after this call, minus one; `total_sequence_length`
     is the largest number of valid keys of any row. Past and present of a layer are the same buffer of `capacity`
-    positions. `logits_indices` names the positions of this call whose logits are wanted.
+    positions. `logits_indices` holds the positions of this call whose logits are returned.
     """
 
-    def cache(name) -> list[TensorSpec]:
-        shape: Shape = ("batch", kv_heads, "capacity", head_dim)
-        return [TensorSpec(name(layer, part), "float32", shape) for layer in range(layers) for part in PARTS]
-
+    shape: Shape = (BATCH, kv_heads, CAPACITY, head_dim)
+    past = [TensorSpec(past_name(layer, part), "float32", shape) for layer in range(layers) for part in PARTS]
+    present = [replace(tensor, name=present_name(tensor.name)) for tensor in past]
     return GraphSpec(
         (
-            TensorSpec(INPUTS_EMBEDS, "float32", ("batch", "sequence", hidden)),
-            TensorSpec(SEQUENCE_LENGTHS, "int32", ("batch",)),
+            TensorSpec(INPUTS_EMBEDS, "float32", (BATCH, SEQUENCE, hidden)),
+            TensorSpec(SEQUENCE_LENGTHS, "int32", (BATCH,)),
             TensorSpec(TOTAL_SEQUENCE_LENGTH, "int32", ()),
-            TensorSpec(LOGITS_INDICES, "int64", ("batch", "kept")),
-            *cache(past_name),
+            TensorSpec(LOGITS_INDICES, "int64", (BATCH, KEPT)),
+            *past,
         ),
-        (TensorSpec(LOGITS, "float32", ("batch", "kept", vocab)), *cache(present_name)),
+        (TensorSpec(LOGITS, "float32", (BATCH, KEPT, vocab)), *present),
     )
 
 
 def mask_decoder(codes: int, size: int) -> GraphSpec:
-    """Codes of masks to masks, above 0 where the thing is."""
+    """Codes of masks to masks, positive where the object is."""
     return GraphSpec(
         (TensorSpec(MASK_CODES, "int64", (MASKS, codes)),), (TensorSpec(MASKS, "float32", (MASKS, size, size)),)
     )
-
-
-def with_cache_dtype(spec: GraphSpec, dtype: str) -> GraphSpec:
-    """The contract of a decoder whose KV buffers have another dtype."""
-    inputs, outputs = (
-        tuple(replace(one, dtype=dtype) if "capacity" in one.shape else one for one in some)
-        for some in (spec.inputs, spec.outputs)
-    )
-    return GraphSpec(inputs, outputs)

@@ -223,6 +223,25 @@ class Manifest:
     proof: Proof | None
     files: dict[str, File]
 
+    @property
+    def tile_tokens(self) -> int:
+        """Image embeddings of a tile."""
+        return self.graphs[contract.PROJECTOR].outputs[0].shape[1]
+
+    @property
+    def hidden(self) -> int:
+        """Width of the embeddings that the decoder takes."""
+        return self.graphs[contract.DECODER].inputs[0].shape[-1]
+
+    @property
+    def vocab(self) -> int:
+        """Number of tokens that the decoder's logits are of."""
+        return self.graphs[contract.DECODER].outputs[0].shape[-1]
+
+    def graph_bytes(self, name: str) -> int:
+        """Bytes of a graph's files: its nodes and its weights."""
+        return sum(file.size for path, file in self.files.items() if path.startswith(f"{name}.onnx"))
+
     def save(self, folder: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
         (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")

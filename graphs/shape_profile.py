@@ -22,9 +22,8 @@ Profile = dict[str, Extent]
 
 def problems(profile: Profile, spec: GraphSpec) -> list[str]:
     """What is wrong with a profile: sizes without an extent, extents without a size, extents out of order."""
-    sizes = {size for tensor in spec.inputs for size in tensor.shape if isinstance(size, str)}
-    found = [f"{size}: missing" for size in sorted(sizes - profile.keys())]
-    found += [f"{size}: unknown" for size in sorted(profile.keys() - sizes)]
+    found = [f"{axis}: missing" for axis in sorted(spec.axes - profile.keys())]
+    found += [f"{axis}: unknown" for axis in sorted(profile.keys() - spec.axes)]
     for size, extent in profile.items():
         if not 1 <= extent.smallest <= extent.usual <= extent.largest:
             found.append(f"{size}: {extent.smallest}, {extent.usual}, {extent.largest} are not in order from 1 up")

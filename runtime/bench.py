@@ -96,8 +96,7 @@ def measure(
     seconds = {name: median(times[name] for _, times in laps[len(laps) > 1 :]) for name in laps[0][1]}
     peak, encoded = _peak_memory(), laps[0][0]
     progress("read memory")
-    spec, files = vlm.manifest.graphs[contract.DECODER], vlm.manifest.files
-    weights = sum(file.size for name, file in files.items() if name.startswith(f"{contract.DECODER}.onnx"))
+    spec, weights = vlm.manifest.graphs[contract.DECODER], vlm.manifest.graph_bytes(contract.DECODER)
     return Figures(
         provider=vlm.provider,
         load=loaded,
@@ -106,7 +105,7 @@ def measure(
         prompt_tokens=len(encoded.ids),
         bandwidth=bandwidth(threads or os.cpu_count() or 1) if vlm.provider == "cpu" else None,
         token_bytes=weights + Cache.nbytes(spec, 1, len(encoded.ids) + new_tokens // 2),
-        bundle_bytes=sum(file.size for file in files.values()),
+        bundle_bytes=sum(file.size for file in vlm.manifest.files.values()),
         peak_memory=peak,
     )
 

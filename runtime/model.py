@@ -90,7 +90,7 @@ class VLM:
         embedding_folder: str | os.PathLike[str] | None,
     ) -> None:
         self.manifest, self.limits = manifest.load(folder), limits
-        tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
+        tile_tokens = self.manifest.tile_tokens
         with ThreadPoolExecutor(1) as pool:  # a large vocabulary takes as long as the graphs
             prompts = pool.submit(Prompts, folder, self.manifest.prompt, tile_tokens)
             self._engine = Engine(folder, self.manifest, targets, limits.vision_memory)
@@ -261,7 +261,7 @@ class VLM:
     @functools.cached_property
     def _grammar(self) -> Grammar:
         """Of answers with boxes, made when it is first asked for: it looks at the whole vocabulary."""
-        vocab = self.manifest.graphs[contract.DECODER].outputs[0].shape[-1]
+        vocab = self.manifest.vocab
         ends = self.manifest.generation.eos_token_ids
         return grammar(self.manifest.grounding, self._prompts.tokenizer, vocab, ends)
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from ...graphs import TensorSpec, contract, manifest
+from ...graphs import contract, manifest
 from ...graphs.transforms.split import split
 from ...runtime.inference import token_embeddings as merge
 from ...runtime.inference.session import session_options
@@ -31,8 +31,7 @@ class OnDisk:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, manifest.load(folder)
-        tile_tokens = self.manifest.graphs[contract.PROJECTOR].outputs[0].shape[1]
-        self.prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
+        self.prompts = Prompts(folder, self.manifest.prompt, self.manifest.tile_tokens)
         self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
@@ -57,12 +56,9 @@ class OnDisk:
         row = merge.merge(self._table, prompt.ids, prompt.places, [embeds], recipe)
         fed = [row, *(merge.embed(self._table, token, recipe)[None] for token in tokens[:-1])]
         capacity = len(row) + len(fed) - 1
-        sizes = {"batch": 1, "capacity": capacity}
-        spec = self.manifest.graphs[contract.DECODER]
         buffers = {
-            one.name: np.zeros([sizes.get(size, size) for size in one.shape], one.dtype)
-            for one in spec.inputs
-            if "capacity" in one.shape
+            past.name: np.zeros(past.sized(batch=1, capacity=capacity), past.dtype)
+            for past, _ in self.manifest.graphs[contract.DECODER].cache_pairs()
         }
         return [
             {
@@ -80,8 +76,7 @@ class OnDisk:
 
         A part makes all calls before the next part is loaded. `probe` may add outputs to each part.
         """
-        spec = self.manifest.graphs[graph]
-        past = dict(zip(_names(spec.outputs[:0:-1]), _names(spec.inputs[::-1])))
+        past = {present.name: past.name for past, present in self.manifest.graphs[graph].cache_pairs()}
         known = [dict(call) for call in calls]
         for part in split(ir.load(self.folder / f"{graph}.onnx"), AT_ONCE):
             if probe is not None:
@@ -106,5 +101,5 @@ def _session(model: ir.Model, folder: Path, as_written: bool) -> ort.InferenceSe
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
 
 
-def _names(some: Iterable[TensorSpec | ort.NodeArg]) -> list[str]:
-    return [one.name for one in some]
+def _names(tensors: Iterable[ort.NodeArg]) -> list[str]:
+    return [tensor.name for tensor in tensors]

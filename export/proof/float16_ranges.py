@@ -31,9 +31,7 @@ def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> d
         path = folder / f"{name}.onnx"
         model = ir.load(path)
         kept[name] = tuple(precision.too_large(model, largest[name], LIMIT))
-        if any(
-            value.producer().name in kept[name] for value in model.graph.outputs if value.name.startswith("present")
-        ):
+        if any(value.producer().name in kept[name] for value in model.graph.outputs if contract.is_present(value.name)):
             raise ExportError(f"{name}: keys or values are too large for a float16 cache; choose --precision bf16")
         precision.narrow(model, kept[name])
         ir.save(model, path)

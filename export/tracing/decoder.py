@@ -187,7 +187,7 @@ def name_cache_outputs(model: ir.Model) -> None:
     They are not traced: GroupQueryAttention writes into the buffers of its inputs, and of a deep model only the first
     layers are.
     """
-    outputs: dict[tuple[int, str], ir.Value] = {}
+    outputs: dict[ir.Value, ir.Value] = {}
     for node in model.graph:
         if node.op_type == "GroupQueryAttention":
             node.resize_outputs(3)
@@ -197,7 +197,6 @@ def name_cache_outputs(model: ir.Model) -> None:
         else:
             continue
         for past, value in pairs:
-            _, layer, part = past.name.split(".")
-            value.name, value.dtype, value.shape = contract.present_name(int(layer), part), past.dtype, past.shape
-            outputs[int(layer), part] = value
-    model.graph.outputs.extend(outputs[key] for key in sorted(outputs))
+            value.name, value.dtype, value.shape = contract.present_name(past.name), past.dtype, past.shape
+            outputs[past] = value
+    model.graph.outputs.extend(outputs[past] for past in model.graph.inputs if past in outputs)

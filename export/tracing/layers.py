@@ -16,6 +16,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from ...graphs import contract
+
 PERIODS = (1, 2)  #: after how many layers they may repeat
 OWN = ("layer_idx", "training")  #: attributes in which layers may differ
 
@@ -151,7 +153,7 @@ class _Layers:
     def _renamed(self, value: ir.Value, index: int) -> ir.Value | None:
         """The weight or buffer of layer `index` that corresponds to one of layer `index - period`."""
         old = str(index - self.period)
-        for prefix in (f"{self.path}.", "past_key_values."):
+        for prefix in (f"{self.path}.", contract.PAST):
             if value.name.startswith(f"{prefix}{old}."):
                 name = f"{prefix}{index}.{value.name.removeprefix(f'{prefix}{old}.')}"
                 if name not in self.names and value.is_initializer():

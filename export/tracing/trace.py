@@ -11,14 +11,21 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
-from ...graphs.contract import GraphSpec
+from ...graphs import GraphSpec, contract
 from . import fast_export as shortcuts
 from .layers import unrolled
 from .optimize import quiet, simplify
 
 OPSET = 23
 # Sizes to trace with. They differ from each other and from 1, so that none is mistaken for another or for a constant.
-EXAMPLE_SIZES = {"batch": 2, "sequence": 7, "kept": 3, "capacity": 41, "tiles": 5, "masks": 6}
+EXAMPLE_SIZES = {
+    contract.BATCH: 2,
+    contract.SEQUENCE: 7,
+    contract.KEPT: 3,
+    contract.CAPACITY: 41,
+    contract.TILES: 5,
+    contract.MASKS: 6,
+}
 
 
 @contextmanager
@@ -49,8 +56,7 @@ def trace(module: torch.nn.Module, spec: GraphSpec, opset: int = OPSET) -> ir.Mo
 
 def _whole(module: torch.nn.Module, spec: GraphSpec, opset: int) -> ir.Model:
     inputs = tuple(
-        torch.zeros([EXAMPLE_SIZES.get(size, size) for size in tensor.shape], dtype=getattr(torch, tensor.dtype))
-        for tensor in spec.inputs
+        torch.zeros(tensor.sized(**EXAMPLE_SIZES), dtype=getattr(torch, tensor.dtype)) for tensor in spec.inputs
     )
     dims = {name: torch.export.Dim(name) for name in EXAMPLE_SIZES}
     shapes = tuple(

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from .. import contract
 from .weights import KEPT_IN_GRAPH, Weight
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -47,7 +48,7 @@ def add_ranges(model: ir.Model) -> dict[str, str]:
     names = {}
     for node in list(model.graph):
         for value in node.outputs:
-            if value.dtype != FLOAT or value.name.startswith("present") or _is_weight(node):
+            if value.dtype != FLOAT or contract.is_present(value.name) or _is_weight(node):
                 continue
             magnitude = ir.node("Abs", [value])
             largest = ir.node("ReduceMax", [magnitude.outputs[0]], {"keepdims": 0})
@@ -79,7 +80,7 @@ def narrow(model: ir.Model, keep: Collection[str]) -> None:
     wide = _in_float(model, keep)
     versions: dict[tuple[int, ir.DataType], ir.Value] = {}
     for value in model.graph.inputs:
-        if value.dtype == FLOAT and value.name.startswith("past"):
+        if value.dtype == FLOAT and contract.is_past(value.name):
             value.dtype = HALF
     for node in list(model.graph):
         if _is_weight(node):
@@ -97,7 +98,7 @@ def narrow(model: ir.Model, keep: Collection[str]) -> None:
         if node.op_type == "Cast" and node.outputs[0].dtype == wanted:
             node.attributes["to"] = ir.AttrInt64("to", wanted)
     for place, value in enumerate(model.graph.outputs):
-        if value.dtype == HALF and not value.name.startswith("present"):
+        if value.dtype == HALF and not contract.is_present(value.name):
             cast, name = ir.node("Cast", [value], {"to": FLOAT}), value.name
             output = cast.outputs[0]
             value.name, output.name, output.dtype, output.shape = f"{name}.half", name, FLOAT, value.shape

@@ -127,9 +127,8 @@ def _graphs(manifest: Manifest) -> Table:
     for heading in ("inputs", "outputs"):
         table.add_column(heading)
     for name, spec in manifest.graphs.items():
-        size = sum(file.size for path, file in manifest.files.items() if path.startswith(f"{name}.onnx"))
         inputs, outputs = ("\n".join(_tensors(specs)) for specs in (spec.inputs, spec.outputs))
-        table.add_row(name, manifest.precision[name], _megabytes(size), inputs, outputs)
+        table.add_row(name, manifest.precision[name], _megabytes(manifest.graph_bytes(name)), inputs, outputs)
     size = manifest.files[contract.EMBED_TOKENS].size
     table.add_row("embed_tokens", manifest.precision["embed_tokens"], _megabytes(size))
     return table

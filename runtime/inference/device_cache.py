@@ -19,7 +19,6 @@ from ..providers import onnx_bytes as small_graphs
 from ..providers import targets as providers
 from ..providers.targets import Target
 from . import session
-from .host_cache import pairs, sizes
 from .session import Session
 
 SMALLEST_BUCKET = 256  #: tokens
@@ -48,7 +47,7 @@ class Device:
     def __init__(self, decoder: Session, target: Target, max_positions: int, copied: bool = False) -> None:
         self.decoder, self.target, self._max_positions = decoder, target, max_positions
         self.copied = copied
-        self.cache = pairs(decoder.spec)
+        self.cache = decoder.spec.cache_pairs()
         self._argmax = self._small(small_graphs.argmax(decoder.spec.outputs[0], IDS))
         self._gather = self._small(small_graphs.gather(self.cache, ROWS))
         self._graphs = itertools.count(1)
@@ -191,7 +190,9 @@ class Buffers:
 
     def _zeros(self) -> list[ort.OrtValue]:
         # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
-        return [self.device.put(np.zeros(sizes(past.shape, *self.size), past.dtype)) for past, _ in self.device.cache]
+        rows, capacity = self.size
+        buffers = [past for past, _ in self.device.cache]
+        return [self.device.put(np.zeros(past.sized(batch=rows, capacity=capacity), past.dtype)) for past in buffers]
 
 
 class DeviceRun:

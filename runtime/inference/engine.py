@@ -58,9 +58,9 @@ class Engine:
             self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
         except ValueError as error:
             raise BundleError(f"{folder / contract.EMBED_TOKENS} does not load: {error}") from None
-        width, hidden = merge.unpacked(self._table[:1]).shape[-1], manifest.graphs[contract.DECODER].inputs[0].shape[-1]
-        if width != hidden:
-            raise BundleError(f"{folder / contract.EMBED_TOKENS}: rows of {width}, the decoder takes {hidden}")
+        width = merge.unpacked(self._table[:1]).shape[-1]
+        if width != manifest.hidden:
+            raise BundleError(f"{folder / contract.EMBED_TOKENS}: rows of {width}, the decoder takes {manifest.hidden}")
 
     def encode_images(self, tiles: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
@@ -78,7 +78,7 @@ class Engine:
         _, patches, width = self._vision.spec.outputs[0].shape
         enough = max(1, self._vision_memory // (4 * (24 * patches * width + 2 * patches**2 * width // 64)))
         profile = self.manifest.profiles.get(contract.VISION_ENCODER)
-        return min(enough, profile["tiles"].largest) if profile else enough
+        return min(enough, profile[contract.TILES].largest) if profile else enough
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""

@@ -24,15 +24,16 @@ class Cache:
         self._calls = 0
         # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
         self._buffers = {
-            (past.name, present.name): np.zeros(sizes(past.shape, rows, capacity), past.dtype)
-            for past, present in pairs(spec)
+            (past.name, present.name): np.zeros(past.sized(batch=rows, capacity=capacity), past.dtype)
+            for past, present in spec.cache_pairs()
         }
 
     @staticmethod
     def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
         """The bytes that a cache will take."""
+        buffers = [past for past, _ in spec.cache_pairs()]
         return sum(
-            math.prod(sizes(past.shape, rows, capacity)) * np.dtype(past.dtype).itemsize for past, _ in pairs(spec)
+            math.prod(past.sized(batch=rows, capacity=capacity)) * np.dtype(past.dtype).itemsize for past in buffers
         )
 
     def bind(self, binding: ort.IOBinding) -> None:
@@ -121,13 +122,3 @@ class CopiedCache(Cache):
     def advance(self) -> bool:
         self._buffers, self._spare = self._spare, self._buffers
         return True
-
-
-def pairs(spec: GraphSpec) -> list[tuple]:
-    """The past and the present of each layer and part."""
-    return list(zip(spec.inputs[-len(spec.outputs) + 1 :], spec.outputs[1:]))
-
-
-def sizes(shape: tuple[int | str, ...], rows: int, capacity: int) -> list[int]:
-    sizes = {"batch": rows, "capacity": capacity}
-    return [sizes.get(size, size) for size in shape]

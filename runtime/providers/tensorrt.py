@@ -67,7 +67,6 @@ def targets(manifest: Manifest, target: Target, machine: Machine, root: Path | N
 def graph_options(manifest: Manifest, name: str, folder: Path) -> dict[str, str]:
     """The provider options of one graph, whose engines are kept in `folder`."""
     spec, profile = manifest.graphs[name], manifest.profiles[name]
-    weights = sum(file.size for path, file in manifest.files.items() if path.startswith(f"{name}.onnx"))
     chosen = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
@@ -80,15 +79,14 @@ def graph_options(manifest: Manifest, name: str, folder: Path) -> dict[str, str]
     }
     if manifest.precision[name] in ("fp16", "bf16"):
         chosen[f"trt_{manifest.precision[name]}_enable"] = "1"
-    if weights >= PROTOBUF_LIMIT:
+    if manifest.graph_bytes(name) >= PROTOBUF_LIMIT:
         chosen["trt_load_user_initializer"] = "1"
     return chosen
 
 
 def shapes(spec: GraphSpec, sizes: dict[str, int]) -> str:
     """The shapes of a graph's inputs that vary, as the provider reads them: `name:1x3x4,other:1`."""
-    varying = (one for one in spec.inputs if any(isinstance(size, str) for size in one.shape))
-    return ",".join(f"{one.name}:{'x'.join(str(sizes.get(size, size)) for size in one.shape)}" for one in varying)
+    return ",".join(f"{one.name}:{'x'.join(map(str, one.sized(**sizes)))}" for one in spec.inputs if one.axes)
 
 
 def check_sizes(profile: Profile, **sizes: int) -> None:

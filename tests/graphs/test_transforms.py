@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx_vlm.graphs import GraphSpec, TensorSpec, contract
 from onnx_vlm.graphs.transforms import (
     activation_memory as memory,
 )
@@ -47,32 +46,6 @@ def run(model: ir.Model, path: Path, **inputs: np.ndarray) -> np.ndarray:
 
 def session_of(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-
-
-def test_a_contract_names_every_mismatch():
-    spec = GraphSpec(
-        (TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "int64", ())),
-        (TensorSpec("c", "float32", (1,)),),
-    )
-    assert spec.mismatches([TensorSpec("b", "int64", ()), TensorSpec("a", "float32", (2, "x"))], spec.outputs) == []
-    assert spec.mismatches([TensorSpec("a", "float32", (2, 4)), TensorSpec("d", "int8", ())], []) == [
-        "input a: float32(2, 4) should be a: float32(batch, 3)",
-        "input b: int64() is missing",
-        "input d: int8() is not expected",
-        "output c: float32(1) is missing",
-    ]
-
-
-def test_the_decoder_has_a_buffer_for_each_layer_and_part():
-    spec = contract.decoder(layers=2, kv_heads=3, head_dim=8, hidden=16, vocab=100)
-    past = [tensor for tensor in spec.inputs if tensor.name.startswith("past")]
-    assert [tensor.name for tensor in past] == [
-        f"past_key_values.{i}.{part}" for i in (0, 1) for part in ("key", "value")
-    ]
-    assert all(tensor.shape == ("batch", 3, "capacity", 8) for tensor in past)
-    assert [tensor.name for tensor in spec.outputs][1:] == [
-        tensor.name.replace("past_key_values", "present") for tensor in past
-    ]
 
 
 @pytest.fixture
