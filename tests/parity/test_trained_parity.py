@@ -8,17 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapes
-from helpers import CHECKPOINTS
+from helpers import CHECKPOINTS, PHOTOGRAPHS
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inputs import Request
-from PIL import Image
+from PIL import Image, ImageOps
 from source import TOLERANCE, Source, ask, assert_same_tokens, open_source, stage_errors
 
 FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
-PHOTOGRAPHS = (
-    "000000039769.png", "astronaut.png", "australia.jpg", "cars.jpg", "cat.png", "chelsea.png", "coffee.png",
-    "corgi.jpg", "cow_in_beach.jpg", "dog.png", "rocket.jpg", "snowman.png", "two_dogs.jpg",
-)  # fmt: skip
 NEW_TOKENS = 48
 
 
@@ -80,14 +76,14 @@ def test_beams(vlm: VLM, source: Source, name: str):
             assert generate(vlm, [request], **options) == [truth.ids], (request.prompt, options)
 
 
-def test_photographs(vlm: VLM, source: Source, assets: Path, name: str):
-    for file in PHOTOGRAPHS:
-        picture = Image.open(assets / "images" / file)
+def test_photographs(vlm: VLM, source: Source, name: str):
+    for path in PHOTOGRAPHS:
+        picture = ImageOps.exif_transpose(Image.open(path))
         requests = [ask(request.prompt, [picture]) for request in questions(name, shapes.HELD_OUT) if request.images]
         for request, ours, truth in zip(requests, generate(vlm, requests), source.answer(requests, NEW_TOKENS)):
-            assert_same_tokens(ours, truth, f"{file}, {request.prompt!r}")
+            assert_same_tokens(ours, truth, f"{path.name}, {request.prompt!r}")
         errors = stage_errors(vlm, source, requests[0], 16)
-        assert max(errors.values()) < TOLERANCE, (file, errors)
+        assert max(errors.values()) < TOLERANCE, (path.name, errors)
 
 
 def test_stages(vlm: VLM, source: Source, name: str):

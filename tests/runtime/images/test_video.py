@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import write_film
 from onnx_vlm.graphs.manifest import Pixels, Resize, Video
 from onnx_vlm.runtime import InputError
 from onnx_vlm.runtime.images.video import frames, sample, tiles
@@ -35,9 +36,9 @@ def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path: Path):
     assert [np.asarray(frame)[0, 0, 0] for frame in frames(tmp_path, 8)] == [2, 9, 10, 100]
 
 
-def test_a_film_is_decoded(assets: Path):
-    taken = frames(assets / "video" / "dog.mp4", 4)
-    assert [frame.size for frame in taken] == [(256, 256)] * 4
+def test_a_film_is_decoded(tmp_path: Path):
+    taken = frames(write_film(tmp_path / "film.mp4"), 4)
+    assert [frame.size for frame in taken] == [(160, 96)] * 4
     assert len({frame.tobytes() for frame in taken}) == 4
 
 
@@ -58,11 +59,13 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path):
             frames(value, 4)
 
 
-def test_frames_that_are_too_large_are_refused(assets: Path, tmp_path: Path):
-    Image.new("RGB", (40, 40)).save(tmp_path / "1.png")
+def test_frames_that_are_too_large_are_refused(tmp_path: Path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    Image.new("RGB", (40, 40)).save(folder / "1.png")
     for video, size in (
-        (np.zeros((2, 40, 40, 3), np.uint8), "40 x 40"), (tmp_path, "40 x 40"),
-        (assets / "video" / "dog.mp4", "256 x 256"),
+        (np.zeros((2, 40, 40, 3), np.uint8), "40 x 40"), (folder, "40 x 40"),
+        (write_film(tmp_path / "film.mp4"), "160 x 96"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"{size} pixels; the limit max_pixels is 1599"):
             frames(video, 4, max_pixels=1599)
