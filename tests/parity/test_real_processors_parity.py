@@ -1,14 +1,15 @@
-"""Random models behind real processors, vocabularies and picture sizes: photographs and prompts as users have them."""
+"""Random models behind published processors and vocabularies: photographs and prompts as users have them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from helpers import PHOTOGRAPHS
 from onnx_vlm.export import export_model
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.inputs import Request
-from PIL import Image
+from PIL import Image, ImageOps
 from random_models import kosmos2, paligemma, perception_lm
 from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
 
@@ -29,11 +30,11 @@ def check(checkpoint: Path, folder: Path, requests: list[Request]) -> None:
 
 
 @pytest.fixture
-def photographs(assets: Path) -> list[Image.Image]:
-    names = ("cow_in_beach.jpg", "cat.png", "snowman.png", "australia.jpg", "coffee.png", "dog.png", "two_dogs.jpg")
-    return [Image.open(assets / "images" / name) for name in names]
+def photographs() -> list[Image.Image]:
+    return [ImageOps.exif_transpose(Image.open(path)) for path in PHOTOGRAPHS]
 
 
+@pytest.mark.needs("processors/paligemma-3b-224")
 def test_paligemma(assets: Path, tmp_path: Path, photographs: list[Image.Image]):
     files = assets / "processors" / "paligemma-3b-224"
     checkpoint = paligemma(
@@ -46,6 +47,7 @@ def test_paligemma(assets: Path, tmp_path: Path, photographs: list[Image.Image])
     )
 
 
+@pytest.mark.needs("processors/perception-lm-1b")
 def test_perception_lm(assets: Path, tmp_path: Path, photographs: list[Image.Image]):
     """Photographs in up to six tiles of 448 pixels, 256 tokens each."""
     files = assets / "processors" / "perception-lm-1b"
@@ -67,6 +69,7 @@ def test_perception_lm(assets: Path, tmp_path: Path, photographs: list[Image.Ima
     check(checkpoint, tmp_path, requests)
 
 
+@pytest.mark.needs("processors/kosmos-2-patch14-224")
 def test_kosmos2(assets: Path, tmp_path: Path, photographs: list[Image.Image]):
     files = assets / "processors" / "kosmos-2-patch14-224"
     checkpoint = kosmos2(tmp_path / "checkpoint", seed=1, files=files, image_size=224, latents=64, vocab=65037)

@@ -212,21 +212,33 @@ def test_trained_checkpoints_answer_no_worse(bundles: Callable[..., Path], name:
             assert found.boxes or len(found.token_ids) == 1
 
 
-@pytest.mark.parametrize(
-    ("folder", "format", "prompt", "text"),
+published_answers = pytest.mark.parametrize(
+    ("kind", "prompt", "text"),
     [
-        ("paligemma-3b-224", LOCATIONS, "detect", "<loc0051><loc0309><loc0708><loc0646> old shoe ; <loc0001>"),
-        ("paligemma-3b-224", LOCATIONS, "segment", "<loc0051><loc0309><loc0708><loc0646>" + "<seg009>" * 16 + " shoe"),
-        ("kosmos-2-patch14-224", PATCHES, "<grounding> An image of",
+        ("locations", "detect", "<loc0051><loc0309><loc0708><loc0646> old shoe ; <loc0001>"),
+        ("locations", "segment", "<loc0051><loc0309><loc0708><loc0646>" + "<seg009>" * 16 + " shoe"),
+        ("patches", "<grounding> An image of",
          "<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself by"
          "<phrase> a fire</phrase><object><patch_index_0006><patch_index_0879></object>."),
     ],
 )  # fmt: skip
-def test_published_answers_are_in_the_grammar_of_real_vocabularies(
-    assets: Path, folder: str, format: LocationTokens | PatchTokens, prompt: str, text: str
-):
-    tokenizer = Tokenizer.from_file(str(assets / "processors" / folder / "tokenizer.json"))
+
+
+def assert_allowed(tokenizer: Tokenizer, format: LocationTokens | PatchTokens, prompt: str, text: str) -> None:
     ids, before = (tokenizer.encode(some, add_special_tokens=False).ids for some in (text, prompt))
     constraint = Constraint(grammar(format, tokenizer, tokenizer.get_vocab_size(), [1]), 64, [before])
-    for place, number in enumerate(ids):
-        assert constraint.allowed(before, ids[:place])[number], tokenizer.id_to_token(number)
+    for index, token_id in enumerate(ids):
+        assert constraint.allowed(before, ids[:index])[token_id], tokenizer.id_to_token(token_id)
+
+
+@published_answers
+def test_published_answers_are_allowed(kind: str, prompt: str, text: str):
+    assert_allowed(CASES[kind].tokenizer, CASES[kind].format, prompt, text)
+
+
+@pytest.mark.needs("processors/paligemma-3b-224", "processors/kosmos-2-patch14-224")
+@published_answers
+def test_published_answers_are_allowed_in_published_vocabularies(assets: Path, kind: str, prompt: str, text: str):
+    folder = {"locations": "paligemma-3b-224", "patches": "kosmos-2-patch14-224"}[kind]
+    tokenizer = Tokenizer.from_file(str(assets / "processors" / folder / "tokenizer.json"))
+    assert_allowed(tokenizer, CASES[kind].format, prompt, text)
