@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 from helpers import CHECKPOINTS, run_command
 
+pytest_plugins = ["left_out"]
 sys.path.insert(0, str(CHECKPOINTS))
 
 
@@ -37,15 +38,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def bundle(bundles: Callable[..., Path]) -> Path:
     """The bundle of PaliGemma 2."""
     return bundles("paligemma2")
-
-
-@pytest.fixture(scope="session")
-def assets() -> Path:
-    """Real tokenizers, photographs and published values, which are no part of the repository."""
-    folder = Path(os.environ.get("ONNX_VLM_ASSETS", "does-not-exist"))
-    if not folder.is_dir():
-        pytest.skip("ONNX_VLM_ASSETS does not name the folder of real data")
-    return folder
 
 
 @pytest.fixture

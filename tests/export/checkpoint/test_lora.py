@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which peft imports)
+import peft
 import pytest
 import shapes
 import torch
@@ -14,8 +16,6 @@ from onnx_vlm.export import export_model
 from onnx_vlm.graphs import CheckpointError, manifest
 from onnx_vlm.runtime import load
 from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
-
-peft = pytest.importorskip("peft")  # after onnx_vlm.export, which makes torchvision importable for it
 
 NAME = "paligemma2"
 TARGETS = r".*(language_model.*\.(q_proj|down_proj)|vision_tower.*\.(out_proj|fc1)|multi_modal_projector\.linear)"

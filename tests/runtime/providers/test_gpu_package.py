@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +17,9 @@ import pytest
 from onnx_vlm.runtime import ProviderError
 from onnx_vlm.runtime.providers import probe
 from onnx_vlm.runtime.providers import targets as providers
-from onnx_vlm.runtime.providers.options import OPTIONS, PROVIDERS, Choice
+from onnx_vlm.runtime.providers.options import OPTIONS, Choice
 
-pytestmark = pytest.mark.skipif(
-    PROVIDERS["cuda"] not in ort.get_available_providers() or not probe.cuda_devices()[1],
-    reason="for the package onnxruntime-gpu on a machine without a GPU",
-)
+pytestmark = pytest.mark.needs("onnxruntime-gpu")
 LIBRARY = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 #: Which library a function is of, by the beginning of its name.
 OWNERS = {"cublasLt": "cublasLt", "cublas": "cublas", "curand": "curand", "(__)?cuda": "cudart", "cu[A-Z]": "cuda"}
@@ -46,8 +42,6 @@ def test_what_is_missing_is_named(provider: str):
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of libraries with every function that the CUDA provider asks of them, all failing."""
-    if not (shutil.which("gcc") and shutil.which("nm") and shutil.which("readelf")):
-        pytest.skip("stand-ins are made with gcc, nm and readelf")
     folder = tmp_path_factory.mktemp("stand-ins")
     needed = re.findall(r"\[lib(\w+)\.so\.(\d+)\]", tell("readelf", "-d", LIBRARY))
     functions = re.findall(r" U (\w+)", tell("nm", "-D", "--undefined-only", LIBRARY))
@@ -66,6 +60,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.needs("gcc, nm and readelf")
 @pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if "cuda" in option.goes])
 def test_the_real_parser_takes_every_option(stand_ins: Path, name: str):
     values = OPTIONS[name].values
@@ -74,6 +69,7 @@ def test_the_real_parser_takes_every_option(stand_ins: Path, name: str):
         assert "CUDA failure 100" in said, said
 
 
+@pytest.mark.needs("gcc, nm and readelf")
 def test_the_real_parser_refuses_another(stand_ins: Path):
     assert 'Unknown provider option: "memory"' in refusal(stand_ins, {}, {"memory": "1"})
     assert "Failed to parse" in refusal(stand_ins, {}, {"arena_extend_strategy": "double"})

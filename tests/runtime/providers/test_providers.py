@@ -22,7 +22,7 @@ from onnx_vlm.runtime.providers.options import OPTIONS, PROVIDERS, SESSION, pars
 from typer.testing import CliRunner
 
 BUILT = set(ort.get_available_providers())
-cpu_package = pytest.mark.skipif(PROVIDERS["cuda"] in BUILT, reason="for the package onnxruntime")
+cpu_package = pytest.mark.needs("onnxruntime")
 
 
 def target(provider: str, **options: Any) -> providers.Target:

@@ -117,7 +117,7 @@ def test_a_bundle_of_the_usual_target_is_refused(bundle: Path, tmp_path: Path):
         told(manifest.load(bundle), tmp_path)
 
 
-@pytest.mark.skipif(tensorrt.PROVIDER in ort.get_available_providers(), reason="this build has TensorRT")
+@pytest.mark.needs("onnxruntime")
 def test_what_is_missing_is_said(bundle: Path):
     for use in (warmup, lambda path: load(path, provider="tensorrt")):
         with pytest.raises(ProviderError, match=r"is built without TensorrtExecutionProvider.*onnxruntime-gpu"):
