@@ -17,9 +17,9 @@ from onnx_vlm.runtime.inference.device_cache import Device
 from onnx_vlm.runtime.verify import verify
 from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM
 from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
-from test_masks import published
-from test_parity import NEW_TOKENS, generate, questions
-from test_parity_random import check, pictures
+from test_mask_decoder import published
+from test_random_parity import check, pictures
+from test_trained_parity import NEW_TOKENS, generate, questions
 
 FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
 #: Operators that docs/operators.md of onnx-tensorrt marks as supported in its releases for TensorRT 10.0 and for 10.15,
