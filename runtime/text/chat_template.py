@@ -1,61 +1,124 @@
-"""Conversations: chat messages and the pictures in them, written out by a bundle's chat template."""
+"""Conversations: chat messages and the images in them, written out by a bundle's chat template."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import numpy as np
 
 from ...graphs import BundleError, InputError
+from .sandbox import Sandbox, limited_time
 
 Message: TypeAlias = Mapping[str, Any]
 
+#: Names under which messages carry what an assistant thought; templates read the first.
+REASONING = ("reasoning_content", "thinking", "reasoning")
+PART_TYPES = ("text", "image", "video")
+
 
 class Template:
-    """A chat template as transformers renders it.
+    """A chat template, rendered as transformers renders it.
 
     Args:
         source: Jinja source.
         variables: what it may use besides `messages`, such as `bos_token`.
+
+    Raises:
+        BundleError: if `source` is no Jinja template.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+        environment = Sandbox()
+        environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise BundleError(f"the chat template is broken: {error}; export the bundle again") from None
+            with limited_time():
+                self._template = environment.from_string(source)
+        except (Exception, RecursionError) as error:
+            raise BundleError(f"the chat template is broken: {_told(error)}; export the bundle again") from None
         self._variables = dict(variables)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The text of a conversation, up to where the assistant is to answer."""
+        """The text of a conversation, up to where the assistant is to answer.
+
+        Raises:
+            InputError: if the template fails on it, takes too long or writes nothing.
+        """
+        values = {
+            **self._variables,
+            "messages": [_with_reasoning(message) for message in _plain(messages)],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._variables)
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise InputError(f"the chat template cannot write this conversation: {error}") from None
+            with limited_time():
+                text = self._template.render(values)
+        except Exception as error:  # a template is a program: it may raise anything
+            raise InputError(f"the chat template cannot write this conversation: {_told(error)}") from None
+        if not text:
+            raise InputError("the chat template writes nothing for this conversation")
+        return text
+
+
+def _told(error: Exception) -> str:
+    """What went wrong; with its kind where the error is Python's own."""
+    return str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
 
 
 def _refuse(reason: str) -> None:
     raise jinja2.TemplateError(reason)
 
 
-def conversation(prompt: str | Sequence[Message], images: int, videos: int) -> list[dict[str, Any]]:
-    """The messages of a prompt: those given, or one user turn with its pictures first.
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as it is; Jinja's own filter escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    Messages name pictures and videos in their content, `{"type": "image"}`, `{"type": "video"}`; where none does, those
+
+def _plain(value: Any) -> Any:
+    """A value in JSON's types alone: a template must not reach the methods of a caller's objects."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    for kind in (str, bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return None if value is None else f"<{type(value).__name__}>"
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose reasoning, if it has one, stands under the names that templates read."""
+    reasoning = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def conversation(prompt: str | Sequence[Message], images: int, videos: int) -> list[dict[str, Any]]:
+    """The messages of a prompt, copied; a text becomes one user turn.
+
+    Messages name images and videos in their content, `{"type": "image"}`, `{"type": "video"}`; where none does, those
     given are put before the text of the first user turn.
 
     Raises:
-        InputError: if a message has no role or content, or other numbers of pictures or videos are given than named.
+        InputError: if `prompt` is neither text nor messages, if a message lacks role or content or has a part of an
+            unknown type, or if other numbers of images or videos are given than named.
     """
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, (list, tuple)):
+        raise InputError(f"a prompt is a text or a list of messages, not {prompt!r:.80}")
     messages = [_message(message) for message in prompt]
     given = {"image": images, "video": videos}
     named = {kind: sum(part.get("type") == kind for part in _parts(messages)) for kind in given}
@@ -64,7 +127,7 @@ def conversation(prompt: str | Sequence[Message], images: int, videos: int) -> l
         first["content"] = [{"type": kind} for kind in given for _ in range(given[kind])] + first["content"]
     elif named != given:
         raise InputError(
-            f"the conversation names {named['image']} pictures and {named['video']} videos,"
+            f"the conversation names {named['image']} images and {named['video']} videos,"
             f" {images} and {videos} are given"
         )
     return messages
@@ -79,6 +142,13 @@ def _message(message: Message) -> dict[str, Any]:
         content = content if message["role"] == "system" else [{"type": "text", "text": content}]
     elif not isinstance(content, (list, tuple)) or not all(isinstance(part, Mapping) for part in content):
         raise InputError(f"the content of a chat message is a text or a list of parts, not {content!r:.80}")
+    if not isinstance(content, str):
+        for part in content:
+            if part.get("type") not in PART_TYPES:
+                raise InputError(
+                    f"a part of a message has the type {part.get('type')!r:.80}; known are {', '.join(PART_TYPES)}."
+                    ' An image is {"type": "image"} there, and the image itself goes to `images`'
+                )
     return {**message, "content": content if isinstance(content, str) else list(content)}
 
 

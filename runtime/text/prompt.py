@@ -47,15 +47,20 @@ class Prompts:
         self.format = format
         self._tile_tokens = tile_tokens
         path = folder / contract.TOKENIZER
+        data = _read(path)
         try:
-            self.tokenizer = Tokenizer.from_file(str(path))
+            self.tokenizer = Tokenizer.from_buffer(data)
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"{path} does not load: {error}; export the bundle again") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, Plain) and format.clean_up_spaces)
         if isinstance(format, Chat):
-            source = (folder / contract.CHAT_TEMPLATE).read_text(encoding="utf-8")
+            path = folder / contract.CHAT_TEMPLATE
+            try:
+                source = _read(path).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BundleError(f"{path} is not UTF-8: {error}; export the bundle again") from None
             self._template = chat.Template(source, format.special_tokens)
 
     def encode(self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()) -> Encoded:
@@ -106,9 +111,28 @@ class Prompts:
         return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), tiles)
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text, nothing added."""
+        """The ids of a text, nothing added.
+
+        Raises:
+            InputError: if the text has a surrogate, which no tokenizer takes.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the text {text!r:.80} has the surrogate {text[error.start]!r} at index {error.start}, a sign of bytes"
+                " that are not UTF-8; give text in UTF-8"
+            ) from None
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self.detokenizer.text(ids)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file of a bundle."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None

@@ -124,11 +124,11 @@ def test_pictures_and_videos_take_the_places_of_their_kind_in_order(chat: Prompt
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ([{"role": "user", "content": [{"type": "image"}]}], "names 1 pictures and 0 videos, 2 and 0 are given"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "names 1 images and 0 videos, 2 and 0 are given"),
         ([{"role": "user"}], "a role and a content"),
         ([{"role": "user", "content": 5}], "a text or a list of parts"),
         (["hello"], "a role and a content"),
-        ([{"role": "assistant", "content": "Hm."}], "names 0 pictures and 0 videos, 2 and 0 are given"),
+        ([{"role": "assistant", "content": "Hm."}], "names 0 images and 0 videos, 2 and 0 are given"),
     ],
 )
 def test_conversations_that_make_no_sense_are_refused(chat: Prompts, prompt: Any, said: str):
