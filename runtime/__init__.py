@@ -12,8 +12,7 @@ except ImportError as error:
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
 from .chat import Chat
 from .grounding.drawing import draw
-from .grounding.locations import Box, Mask
-from .grounding.patches import Entity
+from .grounding.types import Box, Entity, Mask
 from .limits import Limits
 from .model import VLM, load
 from .options import Options

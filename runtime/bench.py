@@ -118,8 +118,8 @@ def _answer(vlm: VLM, prompt: str, picture: image.ImageInput, new_tokens: int) -
         clock.append(time.perf_counter())
         return clock[-1] - clock[-2]
 
-    engine, seconds = vlm._engine, {}
-    encoded = vlm._prompts.encode(prompt, [image.tiles(image.read(picture), vlm.manifest.image)])
+    engine, seconds = vlm.pipeline.engine, {}
+    encoded = vlm.pipeline.prompts.encode(prompt, [image.tiles(image.read(picture), vlm.manifest.image)])
     seconds["preprocess"] = lap()
     embeds = engine.embed(encoded)
     seconds["vision"] = lap()
@@ -127,7 +127,7 @@ def _answer(vlm: VLM, prompt: str, picture: image.ImageInput, new_tokens: int) -
     seconds["prefill"] = lap()
     steps = []
     for _ in range(new_tokens):
-        logits = run.step(logits.argmax(-1))
+        logits = run.step(np.zeros(1, np.int64), logits.argmax(-1))
         steps.append(lap())
     return encoded, {**seconds, "decode": median(steps)}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..graphs import InputError
-from .grounding.patches import PhraseBoxes
+from .grounding.types import PhraseBoxes
 from .images.reading import ImageInput
 from .images.video import VideoInput
 from .text.prompt import PromptInput

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from .grounding.locations import Box, Mask
-from .grounding.patches import Entity
+from .grounding.types import Box, Entity, Mask
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Score:
     log_probabilities: list[float]
 
 
-class Clock:
+class StageTimer:
     """Seconds between laps."""
 
     def __init__(self) -> None:

@@ -80,12 +80,12 @@ class Loaded:
     """The stages of a loaded bundle, as an answer runs them."""
 
     def __init__(self, vlm: VLM) -> None:
-        self.manifest, self.prompts, self._engine = vlm.manifest, vlm._prompts, vlm._engine
-        self.encode, self.project, self.masks = vlm._engine.encode, vlm._engine.project, vlm._engine.masks
+        self.manifest, self.prompts, self._engine = vlm.manifest, vlm.pipeline.prompts, vlm.pipeline.engine
+        self.encode, self.project, self.masks = self._engine.encode, self._engine.project, self._engine.masks
 
     def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         first, run = self._engine.start([self._engine.merge(prompt, [embeds])], len(tokens))
-        later = (np.asarray(run.step(tokens[i : i + 1])) for i in range(len(tokens) - 1))
+        later = (np.asarray(run.step(np.zeros(1, np.int64), tokens[i : i + 1])) for i in range(len(tokens) - 1))
         return np.concatenate([np.asarray(first), *later])
 
 

@@ -41,7 +41,7 @@ def warmup(
     (tiles,) = found.graphs[contract.VISION_ENCODER].inputs
     embeds = engine.encode_images(np.zeros((1, *tiles.shape[1:]), tiles.dtype))
     _, run = engine.start([embeds.reshape(-1, embeds.shape[-1])], 1)
-    run.step(np.zeros(1, np.int64))
+    run.step(np.zeros(1, np.int64), np.zeros(1, np.int64))
     if engine.draws_masks:
         (codes,) = found.graphs[contract.MASK_DECODER].inputs
         engine.masks(np.zeros((1, *codes.shape[1:]), codes.dtype))

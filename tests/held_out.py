@@ -34,7 +34,7 @@ def by_grounding(vlm: VLM, seed: int) -> Judged:
     scene = shapes.scene(seed)
     asked = shapes.grounded_questions(scene)
     for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
-        tagged = vlm._prompts.decode(answer.token_ids)  # the text of an answer has no tags
+        tagged = vlm.pipeline.prompts.decode(answer.token_ids)  # the text of an answer has no tags
         yield question.task, answer, shapes.is_right_grounded(question, tagged)
 
 

@@ -197,15 +197,15 @@ def open_source(folder: Path) -> Source:
 def stage_errors(vlm: VLM, source: Source, request: Request, new_tokens: int) -> dict[str, float]:
     """The relative error of every stage; the steps are fed the ids that the source chose."""
     (answer,) = source.answer([request], new_tokens)
-    engine = vlm._engine
-    prompt, _ = vlm._encode(request)
+    engine = vlm.pipeline.engine
+    prompt = vlm.pipeline.encode(request).prompt
     ours, theirs = {}, {}
     if prompt.tiles:
         tiles, theirs = np.concatenate(prompt.tiles), source.stages(request)
         (features,) = engine._vision.run({"pixel_values": tiles})
         ours = {"pixel_values": tiles, "vision_features": features, "image_embeds": engine.encode_images(tiles)}
     logits, run = engine.start([engine.embed(prompt)], new_tokens)
-    steps = [logits] + [run.step(np.array([token])) for token in answer.ids[:-1]]
+    steps = [logits] + [run.step(np.zeros(1, np.int64), np.array([token])) for token in answer.ids[:-1]]
     errors = {name: relative_error(ours[name], theirs[name]) for name in ours}
     errors["prefill logits"] = relative_error(steps[0], answer.logits[:1])
     if len(steps) > 1:

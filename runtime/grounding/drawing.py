@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from .locations import Box, Mask
+from .types import Box, Mask
 
 #: Dark enough for white letters, a WCAG contrast of 4.5 or more; a white line keeps them apart from dark pictures.
 PALETTE = ("#d6153f", "#0a7d33", "#1f4fd8", "#b35900", "#7a1fa2", "#007a87", "#a3195b", "#4d5d00")

@@ -14,7 +14,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ...graphs import InputError
-from ...graphs.manifest import LocationTokens, PatchTokens
 from ..generation.filters import IMPOSSIBLE
 from ..text.detokenize import BYTE
 
@@ -123,87 +122,7 @@ class Constraint:
         return allowed
 
 
-def grammar(
-    format: LocationTokens | PatchTokens | None, tokenizer: Tokenizer, vocab: int, end_ids: Sequence[int]
-) -> Grammar:
-    """The grammar of a model's boxes, over a vocabulary of `vocab` ids.
-
-    Raises:
-        InputError: if the model writes no boxes, or its tokenizer lacks a token for them.
-    """
-    if format is None:
-        raise InputError("this model writes no boxes; leave constrain out")
-    vocabulary = _Vocabulary(tokenizer, vocab, end_ids)
-    return _locations(format, vocabulary) if isinstance(format, LocationTokens) else _patches(format, vocabulary)
-
-
-def _locations(format: LocationTokens, vocabulary: _Vocabulary) -> Grammar:
-    """`box label ; box label`: the edges of a box that is not empty, all codes of a mask or none, a label if any.
-
-    Or nothing at all, which says that nothing was found.
-    """
-    label = {Kind.TEXT: "label", Kind.SPACE: "label", Kind.SEPARATOR: "next", Kind.END: DONE}
-    edges, codes = len(format.edges), format.codes
-    table: Table = {
-        "nothing": {Kind.PLACE: "edge 1", Kind.END: DONE},
-        **{f"edge {n}": {Kind.PLACE: f"edge {n + 1}"} for n in range(1, edges)},
-        f"edge {edges}": label | {Kind.CODE: "code 1"},
-        **{f"code {n}": {Kind.CODE: f"code {n + 1}"} for n in range(1, codes)},
-        f"code {codes}": label,
-        "label": label,
-        "next": {Kind.SPACE: "spaced", Kind.PLACE: "edge 1"},
-        "spaced": {Kind.PLACE: "edge 1"},
-        DONE: {Kind.END: DONE},
-    }
-    kinds = vocabulary.kinds(format.separator)
-    kinds[vocabulary.known(map(format.code.format, range(format.code_values)))] = Kind.CODE
-    bins = vocabulary.all(map(format.token.format, range(format.bins)))
-    kinds[bins] = Kind.PLACE
-
-    def inside(given: Sequence[int]) -> np.ndarray:
-        """A far edge lies behind the near one, which leaves room for it."""
-        every, name = np.arange(format.bins), format.edges[len(given) % edges]
-        if name.endswith("min"):
-            return every < format.bins - 1
-        return every > given[format.edges.index(f"{name[:-3]}min")]
-
-    final = {f"edge {edges}", f"code {codes}", "label", DONE}
-    return Grammar(table, frozenset(final), False, kinds, bins, inside)
-
-
-def _patches(format: PatchTokens, vocabulary: _Vocabulary) -> Grammar:
-    """Text with at least one phrase that is followed by its boxes, pairs of patches; every phrase is."""
-    table: Table = {
-        "text": {Kind.TEXT: "text", Kind.SPACE: "text", Kind.OPEN_PHRASE: "phrase"},
-        "phrase": {Kind.TEXT: "named", Kind.SPACE: "phrase"},
-        "named": {Kind.TEXT: "named", Kind.SPACE: "named", Kind.CLOSE_PHRASE: "phrased"},
-        "phrased": {Kind.OPEN_BOXES: "box"},
-        "box": {Kind.PLACE: "corner"},
-        "corner": {Kind.PLACE: "boxed"},
-        "boxed": {Kind.SEPARATOR: "box", Kind.CLOSE_BOXES: "grounded"},
-        "grounded": {
-            Kind.TEXT: "grounded", Kind.SPACE: "grounded", Kind.OPEN_PHRASE: "phrase", Kind.END: DONE,
-        },
-        DONE: {Kind.END: DONE},
-    }  # fmt: skip
-    kinds = vocabulary.kinds(None)
-    tags = vocabulary.all((*format.phrase, *format.object, format.separator))
-    kinds[tags] = [Kind.OPEN_PHRASE, Kind.CLOSE_PHRASE, Kind.OPEN_BOXES, Kind.CLOSE_BOXES, Kind.SEPARATOR]
-    patches = vocabulary.all(map(format.token.format, range(format.side**2)))
-    kinds[patches] = Kind.PLACE
-    rows, columns = np.divmod(np.arange(format.side**2), format.side)
-
-    def inside(given: Sequence[int]) -> np.ndarray:
-        """The second patch lies in no row above and no column before the first one."""
-        if len(given) != 1:
-            return np.ones(len(patches), bool)
-        row, column = divmod(given[0], format.side)
-        return (rows >= row) & (columns >= column)
-
-    return Grammar(table, frozenset({"grounded", DONE}), True, kinds, patches, inside)
-
-
-class _Vocabulary:
+class Vocabulary:
     """The ids of a tokenizer below `size`."""
 
     def __init__(self, tokenizer: Tokenizer, size: int, end_ids: Sequence[int]) -> None:

@@ -4,41 +4,69 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
+from ...graphs import InputError
 from ...graphs.manifest import LocationTokens
+from ..text.prompt import PromptInput
+from .grammar import DONE, Grammar, Kind, Table, Vocabulary
+from .types import Box, Grounded, Mask, PhraseBoxes
 
 
-@dataclass(frozen=True)
-class Box:
-    """A labelled box in pixels of the given picture; the far edges are exclusive."""
+class Locations:
+    """Boxes written as location tokens, each with an optional label and an optional mask code."""
 
-    label: str
-    xmin: float
-    ymin: float
-    xmax: float
-    ymax: float
+    tagged = False
+    reads_prompt = False
 
+    def __init__(self, described: LocationTokens) -> None:
+        self._described = described
 
-@dataclass(frozen=True)
-class Mask:
-    """The shape of what is in a box.
+    def read(self, text: str, size: tuple[int, int] | None) -> Grounded:
+        """The boxes and masks of an answer; none without an image to measure them in."""
+        if size is None:
+            return Grounded()
+        return Grounded(boxes(text, self._described, *size), masks(text, self._described, *size))
 
-    Attributes:
-        label: as that of the box.
-        box: where it is.
-        codes: those that the answer writes for the shape.
-        pixels: (height, width) of bool, the whole picture; None where the bundle has no decoder of masks.
-    """
+    def with_boxes(self, prompt: PromptInput, boxes: PhraseBoxes) -> str:
+        raise InputError("this model takes no bboxes; leave them out")
 
-    label: str
-    box: Box
-    codes: tuple[int, ...]
-    pixels: np.ndarray | None = field(default=None, compare=False)
+    def grammar(self, vocabulary: Vocabulary) -> Grammar:
+        """`box label ; box label`: the edges of a box that is not empty, all codes of a mask or none, a label if any.
+
+        Or nothing at all, which says that nothing was found.
+        """
+        format = self._described
+        label = {Kind.TEXT: "label", Kind.SPACE: "label", Kind.SEPARATOR: "next", Kind.END: DONE}
+        edges, codes = len(format.edges), format.codes
+        table: Table = {
+            "nothing": {Kind.PLACE: "edge 1", Kind.END: DONE},
+            **{f"edge {n}": {Kind.PLACE: f"edge {n + 1}"} for n in range(1, edges)},
+            f"edge {edges}": label | {Kind.CODE: "code 1"},
+            **{f"code {n}": {Kind.CODE: f"code {n + 1}"} for n in range(1, codes)},
+            f"code {codes}": label,
+            "label": label,
+            "next": {Kind.SPACE: "spaced", Kind.PLACE: "edge 1"},
+            "spaced": {Kind.PLACE: "edge 1"},
+            DONE: {Kind.END: DONE},
+        }
+        kinds = vocabulary.kinds(format.separator)
+        kinds[vocabulary.known(map(format.code.format, range(format.code_values)))] = Kind.CODE
+        bins = vocabulary.all(map(format.token.format, range(format.bins)))
+        kinds[bins] = Kind.PLACE
+
+        def inside(given: Sequence[int]) -> np.ndarray:
+            """A far edge lies behind the near one, which leaves room for it."""
+            every, name = np.arange(format.bins), format.edges[len(given) % edges]
+            if name.endswith("min"):
+                return every < format.bins - 1
+            return every > given[format.edges.index(f"{name[:-3]}min")]
+
+        final = {f"edge {edges}", f"code {codes}", "label", DONE}
+        return Grammar(table, frozenset(final), False, kinds, bins, inside)
 
 
 def boxes(text: str, format: LocationTokens, width: int, height: int) -> list[Box]:
@@ -84,11 +112,3 @@ def filled(mask: Mask, shape: np.ndarray, width: int, height: int) -> Mask:
         resized = Image.fromarray(shape).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
         pixels[top:bottom, left:right] = np.asarray(resized) > 0
     return dataclasses.replace(mask, pixels=pixels)
-
-
-def run_lengths(pixels: np.ndarray) -> dict[str, list[int]]:
-    """A mask (height, width) of bool for JSON, as COCO's uncompressed run lengths: `size` (height, width) and `counts`,
-    the lengths of runs down the columns, in turn outside and inside."""
-    down = np.concatenate([[False], pixels.ravel(order="F")])
-    ends = np.flatnonzero(np.diff(down, append=not down[-1]))
-    return {"size": list(pixels.shape), "counts": np.diff(ends, prepend=0).tolist()}

@@ -5,28 +5,68 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+
+import numpy as np
 
 from ...graphs import InputError
 from ...graphs.manifest import PatchTokens
 from ..text.detokenize import untagged
-from .locations import Box
-
-#: two patch indices, or (xmin, ymin, xmax, ymax) in 0..1
-PatchBox: TypeAlias = Sequence[int] | Sequence[float]
-#: for each phrase of a prompt: nothing, a box, or several
-PhraseBoxes: TypeAlias = Sequence[PatchBox | Sequence[PatchBox] | None]
+from ..text.prompt import PromptInput
+from .grammar import DONE, Grammar, Kind, Table, Vocabulary
+from .types import Box, Entity, Grounded, PatchBox, PhraseBoxes
 
 
-@dataclass(frozen=True)
-class Entity:
-    """A phrase of a caption and its boxes: `caption[start:end]` is `label`."""
+class Patches:
+    """Text with phrases, each followed by its boxes as pairs of patch tokens."""
 
-    label: str
-    start: int
-    end: int
-    boxes: list[Box]
+    tagged = True
+    reads_prompt = True
+
+    def __init__(self, described: PatchTokens) -> None:
+        self._described = described
+
+    def read(self, text: str, size: tuple[int, int] | None) -> Grounded:
+        """The caption and its entities; boxes are in 0..1 without an image."""
+        caption, entities = read(text, self._described, *(size or (1, 1)))
+        return Grounded([box for entity in entities for box in entity.boxes], [], caption, entities)
+
+    def with_boxes(self, prompt: PromptInput, boxes: PhraseBoxes) -> str:
+        """A prompt with the boxes of each phrase in it written after the phrase."""
+        if not isinstance(prompt, str):
+            raise InputError("bboxes belong to the phrases of one text, not to chat messages; leave them out")
+        return with_boxes(prompt, boxes, self._described)
+
+    def grammar(self, vocabulary: Vocabulary) -> Grammar:
+        """Text with at least one phrase that is followed by its boxes, pairs of patches; every phrase is."""
+        format = self._described
+        table: Table = {
+            "text": {Kind.TEXT: "text", Kind.SPACE: "text", Kind.OPEN_PHRASE: "phrase"},
+            "phrase": {Kind.TEXT: "named", Kind.SPACE: "phrase"},
+            "named": {Kind.TEXT: "named", Kind.SPACE: "named", Kind.CLOSE_PHRASE: "phrased"},
+            "phrased": {Kind.OPEN_BOXES: "box"},
+            "box": {Kind.PLACE: "corner"},
+            "corner": {Kind.PLACE: "boxed"},
+            "boxed": {Kind.SEPARATOR: "box", Kind.CLOSE_BOXES: "grounded"},
+            "grounded": {
+                Kind.TEXT: "grounded", Kind.SPACE: "grounded", Kind.OPEN_PHRASE: "phrase", Kind.END: DONE,
+            },
+            DONE: {Kind.END: DONE},
+        }  # fmt: skip
+        kinds = vocabulary.kinds(None)
+        tags = vocabulary.all((*format.phrase, *format.object, format.separator))
+        kinds[tags] = [Kind.OPEN_PHRASE, Kind.CLOSE_PHRASE, Kind.OPEN_BOXES, Kind.CLOSE_BOXES, Kind.SEPARATOR]
+        patches = vocabulary.all(map(format.token.format, range(format.side**2)))
+        kinds[patches] = Kind.PLACE
+        rows, columns = np.divmod(np.arange(format.side**2), format.side)
+
+        def inside(given: Sequence[int]) -> np.ndarray:
+            """The second patch lies in no row above and no column before the first one."""
+            if len(given) != 1:
+                return np.ones(len(patches), bool)
+            row, column = divmod(given[0], format.side)
+            return (rows >= row) & (columns >= column)
+
+        return Grammar(table, frozenset({"grounded", DONE}), True, kinds, patches, inside)
 
 
 def with_boxes(prompt: str, boxes: PhraseBoxes | None, format: PatchTokens) -> str:

@@ -6,7 +6,6 @@ Nothing here is of one kind of device, so all of it also runs on "cpu", where it
 from __future__ import annotations
 
 import itertools
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,14 +85,15 @@ class Device:
         """The capacity of buffers for so many tokens."""
         return bucket(tokens, self._max_positions)
 
-    def start(self, batch: int, rows: int, tokens: int) -> DeviceRun:
-        """A batch with room for `rows` rows of `tokens` tokens."""
-        wanted, free = (rows, self.capacity(tokens)), self._free
-        self._free = None
-        buffers = free if free is not None and free.size == wanted else Buffers(self, *wanted)
-        run = DeviceRun(buffers, batch)
-        weakref.finalize(run, self._keep, buffers)
-        return run
+    def buffers(self, rows: int, tokens: int) -> Buffers:
+        """Buffers for `rows` rows of `tokens` tokens: those of an earlier batch if they have that size."""
+        size = (rows, self.capacity(tokens))
+        free, self._free = self._free, None
+        return free if free is not None and free.size == size else Buffers(self, *size)
+
+    def take_back(self, buffers: Buffers) -> None:
+        """Hold the buffers of a batch that is gone for the next one like it, instead of those held before."""
+        self._free = buffers
 
     def graph_id(self) -> int:
         """The number of a new CUDA graph."""
@@ -104,10 +104,6 @@ class Device:
             made = session.create(model, self.target)
             providers.check_placement("a graph of one operator", providers.placement(made), self.target)
         return made
-
-    def _keep(self, buffers: Buffers) -> None:
-        """Hold the buffers of a batch that is gone for the next one like it, instead of those held before."""
-        self._free = buffers
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class Buffers:
         self.device.gather(rows, self._sets[before], self._sets[self._current])
 
     def copy_start(self, length: int, other: Buffers) -> None:
-        """Copy the first `length` tokens of the first row to larger buffers, through the host: it is done seldom."""
+        """Copy the first `length` tokens of the first row into larger buffers `other`, through the host: it is rare."""
         for mine, theirs in zip(self._sets[self._current], other._sets[other._current]):
             with failing():
                 copied = np.zeros_like(theirs.numpy())
@@ -195,76 +191,7 @@ class Buffers:
         return [self.device.put(np.zeros(past.sized(batch=rows, capacity=capacity), past.dtype)) for past in buffers]
 
 
-class DeviceRun:
-    """One batch on its way. Logits of a captured step last until the next one."""
-
-    def __init__(self, buffers: Buffers, batch: int) -> None:
-        self._buffers, self._device = buffers, buffers.device
-        self._lengths = np.zeros(batch, np.int32)
-
-    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Logits:
-        """Run `inputs_embeds` (batch, sequence, hidden), `lengths` (batch,) of it valid; logits (batch, vocab)."""
-        self._extend(lengths)
-        inputs = {
-            contract.INPUTS_EMBEDS: inputs_embeds,
-            contract.SEQUENCE_LENGTHS: self._lengths - 1,
-            contract.TOTAL_SEQUENCE_LENGTH: np.array(self._lengths.max(), np.int32),
-            contract.LOGITS_INDICES: lengths[:, None] - 1,
-        }
-        decoder, options = self._device.decoder, None
-        binding = decoder.binding()
-        self._device_output(binding)
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        self._buffers.bind(binding, len(lengths))
-        if self._device.target.captures:
-            options = ort.RunOptions()
-            options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
-        decoder.run_bound(binding, options)
-        self._buffers.advance()
-        return Logits(self._device, binding.get_outputs()[0])
-
-    def keep(self, rows: np.ndarray) -> None:
-        """Go on with `rows` (new batch,) of the batch, some perhaps several times."""
-        self._buffers.keep(rows)
-        self._lengths = self._lengths[rows]
-
-    def cut(self, length: int, rows: int, tokens: int) -> DeviceRun:
-        """A run of the first `length` tokens of the first row, with the room asked for; use no other after it."""
-        run, (most, capacity) = self, self._buffers.size
-        if rows > most or tokens > capacity:
-            run = self._device.start(1, rows, tokens)
-            self._buffers.copy_start(length, run._buffers)
-        run._lengths = np.array([length], np.int32)
-        return run
-
-    def step(self, inputs_embeds: np.ndarray) -> Logits:
-        """Run one token a row, `inputs_embeds` (batch, 1, hidden); the logits (batch, vocab) after it."""
-        one = np.ones(len(inputs_embeds), np.int64)
-        if not self._device.target.captures:
-            return self.feed(inputs_embeds, one)
-        self._extend(one)
-        step = self._buffers.step(len(one))
-        with failing():
-            step.embeds.update_inplace(inputs_embeds)
-            step.sequence_lengths.update_inplace(self._lengths - 1)
-        self._device.decoder.run_bound(step.binding, step.options)
-        self._buffers.advance()
-        return Logits(self._device, step.logits)
-
-    def _extend(self, lengths: np.ndarray) -> None:
-        self._lengths = self._lengths + lengths.astype(np.int32)
-        if self._lengths.max() > self._buffers.capacity:
-            raise GenerationError(
-                f"the KV cache holds {self._buffers.capacity} tokens, {self._lengths.max()} were given"
-            )
-
-    def _device_output(self, binding: ort.IOBinding) -> None:
-        """The logits, as the first of the outputs, in new memory of the device."""
-        binding.bind_output(contract.LOGITS, self._device.target.device, self._device.target.device_id)
-
-
-class Logits:
+class DeviceLogits:
     """Logits (batch, vocab) on the device. As an array they come to the host; of their largest only the ids do."""
 
     def __init__(self, device: Device, value: ort.OrtValue) -> None:
@@ -289,7 +216,7 @@ class Logits:
 class Row:
     """The logits of one row, of which only the id of the largest can be had."""
 
-    logits: Logits
+    logits: DeviceLogits
     row: int
 
     def argmax(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
@@ -16,11 +15,10 @@ from ..providers import probe, tensorrt
 from ..providers.targets import Target
 from ..text.prompt import Encoded
 from . import token_embeddings as merge
-from .device_cache import Device, DeviceRun, Logits
+from .device_cache import Device
 from .host_cache import Cache, CopiedCache
+from .run import DeviceRun, HostRun, Logits, Run
 from .session import Session
-
-Scores: TypeAlias = np.ndarray | Logits
 
 
 class Engine:
@@ -113,7 +111,7 @@ class Engine:
         prefill = self.manifest.prefill
         return cache + prompts * longest * (prefill.token + prefill.pair * longest)
 
-    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[Scores, Run]:
+    def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[Logits, Run]:
         """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.
 
         There is room for `copies` rows a prompt.
@@ -122,19 +120,21 @@ class Engine:
         rows, tokens = len(prompts) * copies, int(lengths.max()) + new_tokens
         if self._limits is not None:
             tensorrt.check_sizes(self._limits, batch=rows, sequence=int(lengths.max()))
+        run: Run
         if self._device is None:
-            run = Run(self, self._cache_kind(self._decoder.spec, len(prompts), rows, tokens))
+            cache = self._cache_kind(self._decoder.spec, len(prompts), rows, tokens)
+            run = HostRun(self._decoder, cache, self.embed_tokens)
         else:
-            run = RunOnDevice(self, self._device.start(len(prompts), rows, tokens))
-        return run.feed(merge.pad_right(prompts), lengths), run
+            run = DeviceRun(self._device, self._device.buffers(rows, tokens), len(prompts), self.embed_tokens)
+        return run.run_tokens(merge.pad_right(prompts), lengths), run
 
-    def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Scores, Run]:
+    def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Logits, Run]:
         """Go on from the first `length` tokens of a run's first row with `rest` (tokens, hidden), the end of a prompt.
 
         As `start` of the whole prompt, where a token sees only what stands before it. `run` is used up.
         """
-        run = run.cut(length, copies, length + len(rest) + new_tokens)
-        return run.feed(rest[None], np.array([len(rest)])), run
+        run = run.truncate(length, copies, length + len(rest) + new_tokens)
+        return run.run_tokens(rest[None], np.array([len(rest)])), run
 
     def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Embeddings (..., hidden) of ids (...), none of them of a picture."""
@@ -157,61 +157,3 @@ def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Ses
 
     with ThreadPoolExecutor(threads) as pool:
         return dict(zip(names, pool.map(opened, names)))
-
-
-class Run:
-    """One batch on its way: its cache and what is bound to it."""
-
-    def __init__(self, engine: Engine, cache: Cache) -> None:
-        self._engine, self.cache = engine, cache
-        self._binding = engine._decoder.binding()
-        self._binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
-        cache.bind(self._binding)
-
-    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Scores:
-        """Run `inputs_embeds` (batch, sequence, hidden), `lengths` (batch,) of it valid; logits (batch, vocab)."""
-        inputs = self.cache.extend(lengths)
-        inputs[contract.INPUTS_EMBEDS] = inputs_embeds
-        inputs[contract.LOGITS_INDICES] = lengths[:, None] - 1
-        for name, value in inputs.items():
-            self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        self._binding.bind_output(contract.LOGITS)  # anew: the caller may still hold the logits before
-        self._engine._decoder.run_bound(self._binding)
-        logits = self._binding.get_outputs()[0].numpy()[:, 0]
-        if self.cache.advance():
-            self.cache.bind(self._binding)
-        return logits
-
-    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Scores:
-        """Go on with `rows` (new batch,) of the batch, some perhaps several times, and append one id to each."""
-        if self.cache.keep(rows):
-            self.cache.bind(self._binding)
-        return self.step(ids)
-
-    def step(self, ids: np.ndarray) -> Scores:
-        """Append one id a row (batch,); the logits (batch, vocab) after it."""
-        return self.feed(self._engine.embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))
-
-    def cut(self, length: int, rows: int, tokens: int) -> Run:
-        """A run of the first `length` tokens of the first row, with the room asked for; use no other after it."""
-        return Run(self._engine, self.cache.cut(length, rows, tokens))
-
-
-class RunOnDevice(Run):
-    """The same with the cache and the logits on a device."""
-
-    def __init__(self, engine: Engine, run: DeviceRun) -> None:
-        self._engine, self._run = engine, run
-
-    def feed(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Scores:
-        return self._run.feed(inputs_embeds, lengths)
-
-    def keep_and_step(self, rows: np.ndarray, ids: np.ndarray) -> Scores:
-        self._run.keep(rows)
-        return self.step(ids)
-
-    def step(self, ids: np.ndarray) -> Scores:
-        return self._run.step(self._engine.embed_tokens(ids[:, None]))
-
-    def cut(self, length: int, rows: int, tokens: int) -> Run:
-        return RunOnDevice(self._engine, self._run.cut(length, rows, tokens))

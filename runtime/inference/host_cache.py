@@ -68,10 +68,10 @@ class Cache:
         self.lengths = self.lengths[rows]
         return resized
 
-    def cut(self, length: int, rows: int, capacity: int) -> Cache:
-        """A cache with the first `length` tokens of the first row, and the room that is asked for.
+    def truncate(self, length: int, rows: int, capacity: int) -> Cache:
+        """A cache with the first `length` tokens of the first row, for `rows` rows of `capacity` tokens.
 
-        It is this one if that has the room; use no other after it.
+        It is this one if it is large enough. Use only the returned one afterwards.
         """
         cache = self
         if rows > len(self._written) or capacity > self.capacity:
@@ -84,9 +84,7 @@ class Cache:
 
     def extend(self, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Count `lengths` (batch,) new tokens a row in, and return what the graph must be told of that."""
-        after = self.lengths + lengths.astype(np.int32)
-        if after.max() > self.capacity:
-            raise GenerationError(f"the KV cache holds {self.capacity} tokens, {after.max()} were given")
+        after = add_lengths(self.lengths, lengths, self.capacity)
         for row, (start, end) in enumerate(zip(self.lengths, after)):
             self._written[row, start:end] = self._calls * len(self._written) + row + 1
         self._calls += 1
@@ -122,3 +120,15 @@ class CopiedCache(Cache):
     def advance(self) -> bool:
         self._buffers, self._spare = self._spare, self._buffers
         return True
+
+
+def add_lengths(lengths: np.ndarray, new: np.ndarray, capacity: int) -> np.ndarray:
+    """The lengths (batch,) of the rows after `new` (batch,) tokens more.
+
+    Raises:
+        GenerationError: if a row grows beyond the capacity.
+    """
+    after = lengths + new.astype(np.int32)
+    if after.max() > capacity:
+        raise GenerationError(f"the KV cache holds {capacity} tokens, {after.max()} were given")
+    return after

@@ -59,9 +59,10 @@ class Ours(Contestant):
         self.np, self.vlm = np, load(model, threads=THREADS)
         self._loaded = time.perf_counter() - self._start
         if max_tiles is not None:
-            image = dataclasses.replace(self.vlm.manifest.image, max_tiles=int(max_tiles))
-            self.vlm.manifest = dataclasses.replace(self.vlm.manifest, image=image)
-        self.engine, self.random = self.vlm._engine, np.random.default_rng(0)
+            pipeline = self.vlm.pipeline
+            image = dataclasses.replace(pipeline.manifest.image, max_tiles=int(max_tiles))
+            pipeline.manifest = dataclasses.replace(pipeline.manifest, image=image)
+        self.engine, self.random = self.vlm.pipeline.engine, np.random.default_rng(0)
         graphs = self.vlm.manifest.graphs
         self._pixels, self._hidden = graphs["vision_encoder"].inputs[0].shape, graphs["decoder"].inputs[0].shape[-1]
 
@@ -83,7 +84,8 @@ class Ours(Contestant):
         self._logits, self._run = self.engine.start(prompts, 128)
 
     def step(self) -> None:
-        self._logits = self._run.step(self._logits.argmax(-1))
+        ids = self._logits.argmax(-1)
+        self._logits = self._run.step(self.np.arange(len(ids)), ids)
 
     def vision(self, tiles: int) -> dict[str, float]:
         """Seconds from `tiles` tiles to their image embeddings."""

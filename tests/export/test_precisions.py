@@ -75,10 +75,10 @@ def test_bfloat16_loses_nothing_of_a_bfloat16_checkpoint(tmp_path: Path, name: s
     one, other = (load(folder, threads=1) for folder in (whole, half))
     picture = shapes.draw(shapes.scene(shapes.HELD_OUT))
     tiles = image.tiles(picture, one.manifest.image)
-    assert np.array_equal(one._engine.encode_images(tiles), other._engine.encode_images(tiles))
-    assert np.array_equal(unpacked(one._engine._table[:]), unpacked(other._engine._table[:]))
-    prompt = one._engine.embed(one._prompts.encode("caption", [tiles]))
-    assert np.array_equal(one._engine.start([prompt], 1)[0], other._engine.start([prompt], 1)[0])
+    assert np.array_equal(one.pipeline.engine.encode_images(tiles), other.pipeline.engine.encode_images(tiles))
+    assert np.array_equal(unpacked(one.pipeline.engine._table[:]), unpacked(other.pipeline.engine._table[:]))
+    prompt = one.pipeline.engine.embed(one.pipeline.prompts.encode("caption", [tiles]))
+    assert np.array_equal(one.pipeline.engine.start([prompt], 1)[0], other.pipeline.engine.start([prompt], 1)[0])
 
 
 def test_vision_and_decoder_are_chosen_separately(tmp_path: Path):

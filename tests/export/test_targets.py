@@ -110,7 +110,7 @@ def test_tokens_are_those_of_the_usual_flavour(vlm: VLM, bundles: Callable[..., 
 def test_on_a_device_the_buffers_change_places(portable: Path, name: str):
     """As on a GPU, where the device is the CPU."""
     host, device = (load(portable, provider="cpu", threads=1) for _ in range(2))
-    engine = device._engine
+    engine = device.pipeline.engine
     engine._device = Device(engine._decoder, engine.target, device.manifest.generation.max_positions, copied=True)
     requests = questions(name, shapes.HELD_OUT + 601)
     for options in ({}, {"num_beams": 3}):

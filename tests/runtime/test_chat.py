@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapes
-from onnx_vlm.runtime import VLM, Chat, GenerationError, InputError, Limits, load, media
-from onnx_vlm.runtime.inference.engine import Engine, Run
+from onnx_vlm.runtime import VLM, Chat, GenerationError, InputError, Limits, load
+from onnx_vlm.runtime.inference.engine import Engine
 from onnx_vlm.runtime.inference.host_cache import Cache
+from onnx_vlm.runtime.inference.run import HostRun
 
 
 class Fed:
@@ -19,18 +20,18 @@ class Fed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tiles, self.tokens = 0, []
-        encode, feed = Engine.encode, Run.feed
+        encode, run_tokens = Engine.encode, HostRun.run_tokens
 
         def noting_encode(engine: Engine, tiles: np.ndarray) -> np.ndarray:
             self.tiles += len(tiles)
             return encode(engine, tiles)
 
-        def noting_feed(run: Run, embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        def noting_run_tokens(run: HostRun, embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
             self.tokens.append(embeds.shape[1])
-            return feed(run, embeds, lengths)
+            return run_tokens(run, embeds, lengths)
 
         monkeypatch.setattr(Engine, "encode", noting_encode)
-        monkeypatch.setattr(Run, "feed", noting_feed)
+        monkeypatch.setattr(HostRun, "run_tokens", noting_run_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +123,8 @@ def test_models_without_turns_answer_each_question_on_its_own(
 @pytest.mark.parametrize("name", ["perception_lm", "kosmos2"])
 def test_logits_of_a_prompt_in_two_parts_are_those_of_the_whole(bundles: Callable[..., Path], name: str):
     vlm = load(bundles(name), threads=1)
-    engine, about = vlm._engine, media.read([PICTURE], [], vlm.manifest, vlm.limits)
-    row = engine.embed(vlm._prompt(QUESTIONS[0], about, None))
+    engine = vlm.pipeline.engine
+    row = engine.embed(vlm.pipeline.encode_prompt(QUESTIONS[0], vlm.pipeline.read_media([PICTURE], [])).prompt)
     whole, _ = engine.start([row], 1)
     for first in (1, len(row) // 2, len(row) - 1):
         for room in (1, len(row)):  # the cache of the first part is too small for both, or not
@@ -133,7 +134,7 @@ def test_logits_of_a_prompt_in_two_parts_are_those_of_the_whole(bundles: Callabl
 
 
 def test_pictures_of_all_turns_count(talking: VLM, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(talking, "limits", Limits(max_images=1))
+    monkeypatch.setattr(talking.pipeline, "limits", Limits(max_images=1))
     chat = talking.chat(PICTURE)
     chat.ask(QUESTIONS[0])
     with pytest.raises(InputError, match="limit max_images is 1"):

@@ -25,7 +25,7 @@ def limited(bundle: Path) -> Limited:
     vlm = load(bundle, threads=1)
 
     def limited(**limits: Any) -> VLM:
-        vlm.limits = Limits(**limits)
+        vlm.pipeline.limits = Limits(**limits)
         return vlm
 
     return limited
@@ -67,11 +67,11 @@ def test_memory_is_known_before_it_is_taken(limited: Limited):
     vlm = limited()
     rows, tokens = 6, 100
     cache = Cache(vlm.manifest.graphs["decoder"], 1, rows, tokens)
-    assert vlm._engine.memory(0, 0, rows, tokens) == sum(buffer.nbytes for buffer in cache._buffers.values())
+    assert vlm.pipeline.engine.memory(0, 0, rows, tokens) == sum(buffer.nbytes for buffer in cache._buffers.values())
     assert vlm.manifest.prefill.token > 4 * vlm.manifest.graphs["decoder"].inputs[0].shape[-1]
-    assert vlm._engine.memory(2, 50, rows, tokens) > vlm._engine.memory(1, 50, rows, tokens)
+    assert vlm.pipeline.engine.memory(2, 50, rows, tokens) > vlm.pipeline.engine.memory(1, 50, rows, tokens)
     answer = vlm.generate("caption", PICTURE, max_new_tokens=4, num_beams=2)
-    needed = vlm._engine.memory(1, answer.prompt_tokens, 2, answer.prompt_tokens + 4)
+    needed = vlm.pipeline.engine.memory(1, answer.prompt_tokens, 2, answer.prompt_tokens + 4)
     assert limited(max_memory=needed).generate("caption", PICTURE, max_new_tokens=4, num_beams=2) is not None
     said = f"2 rows of {answer.prompt_tokens + 4} tokens and the prompts' prefill take {needed} bytes"
     with pytest.raises(InputError, match=said):

@@ -67,5 +67,5 @@ def test_a_family_from_outside(checkpoint: Path, tmp_path: Path, monkeypatch: py
         assert answer.token_ids == theirs
     pixels = image_processor(pictures[0], return_tensors="pt")["pixel_values"]
     (theirs,) = model.get_image_features(pixel_values=pixels).pooler_output
-    (ours,) = vlm._engine.encode_images(image.tiles(pictures[0], vlm.manifest.image))
+    (ours,) = vlm.pipeline.engine.encode_images(image.tiles(pictures[0], vlm.manifest.image))
     assert relative_error(ours, theirs.detach().numpy()) < TOLERANCE

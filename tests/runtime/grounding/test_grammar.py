@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from onnx_vlm.graphs.manifest import Generation, LocationTokens, PatchTokens, Sampling
 from onnx_vlm.runtime import InputError, load
 from onnx_vlm.runtime.generation.strategy import answer
-from onnx_vlm.runtime.grounding.grammar import Constraint, Grammar, grammar
+from onnx_vlm.runtime.grounding.formats import box_format
+from onnx_vlm.runtime.grounding.grammar import Constraint, Grammar, Vocabulary
 from onnx_vlm.runtime.grounding.locations import boxes
 from onnx_vlm.runtime.grounding.patches import read
 from onnx_vlm.runtime.options import settle
@@ -50,7 +51,7 @@ class Case:
 def case(name: str, format: LocationTokens | PatchTokens, end: int) -> Case:
     tokenizer = Tokenizer.from_file(str(CHECKPOINTS / name / "tokenizer.json"))
     vocab = max(tokenizer.get_vocab().values()) + 3  # as a head that is padded
-    return Case(format, tokenizer, end, grammar(format, tokenizer, vocab, [end, 10**6]))
+    return Case(format, tokenizer, end, box_format(format).grammar(Vocabulary(tokenizer, vocab, [end, 10**6])))
 
 
 CASES = {"locations": case("paligemma2", LOCATIONS, 1), "patches": case("kosmos2", PATCHES, 2)}
@@ -183,9 +184,9 @@ def test_without_room_for_a_box_an_answer_is_refused():
 
 def test_a_model_without_boxes_is_refused():
     with pytest.raises(InputError, match="writes no boxes"):
-        grammar(None, CASES["locations"].tokenizer, 9, [1])
+        box_format(None).grammar(Vocabulary(CASES["locations"].tokenizer, 9, [1]))
     with pytest.raises(InputError, match="no token <phrase>"):
-        grammar(PATCHES, CASES["locations"].tokenizer, 400, [1])
+        box_format(PATCHES).grammar(Vocabulary(CASES["locations"].tokenizer, 400, [1]))
 
 
 @pytest.mark.parametrize("name", ["paligemma", "kosmos2"])
@@ -202,7 +203,7 @@ def test_trained_checkpoints_answer_no_worse(bundles: Callable[..., Path], name:
         asked += len(questions)
         for constrain in right:
             for question, found in zip(questions, vlm.generate(prompts, pictures, constrain=constrain)):
-                text = vlm._prompts.decode(found.token_ids)
+                text = vlm.pipeline.prompts.decode(found.token_ids)
                 judge = shapes.is_right_grounded if name == "kosmos2" else shapes.is_right
                 right[constrain] += judge(question, text)
     figure(f"{name}: {right[None]} of {asked} boxes right, constrained {right['boxes']}")
@@ -226,7 +227,8 @@ published_answers = pytest.mark.parametrize(
 
 def assert_allowed(tokenizer: Tokenizer, format: LocationTokens | PatchTokens, prompt: str, text: str) -> None:
     ids, before = (tokenizer.encode(some, add_special_tokens=False).ids for some in (text, prompt))
-    constraint = Constraint(grammar(format, tokenizer, tokenizer.get_vocab_size(), [1]), 64, [before])
+    vocabulary = Vocabulary(tokenizer, tokenizer.get_vocab_size(), [1])
+    constraint = Constraint(box_format(format).grammar(vocabulary), 64, [before])
     for index, token_id in enumerate(ids):
         assert constraint.allowed(before, ids[:index])[token_id], tokenizer.id_to_token(token_id)
 

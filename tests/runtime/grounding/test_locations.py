@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from onnx_vlm.graphs.manifest import LocationTokens
 from onnx_vlm.runtime import Box, Mask
-from onnx_vlm.runtime.grounding.locations import boxes, filled, masks, run_lengths
+from onnx_vlm.runtime.grounding.locations import boxes, filled, masks
+from onnx_vlm.runtime.grounding.types import run_lengths
 
 FORMAT = LocationTokens("locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import shapes
 from onnx_vlm.runtime import VLM, GenerationError, load
-from onnx_vlm.runtime.inference.device_cache import SMALLEST_BUCKET, Buffers, Device, Logits, bucket
+from onnx_vlm.runtime.inference.device_cache import SMALLEST_BUCKET, Buffers, Device, DeviceLogits, bucket
 from onnx_vlm.runtime.providers.options import PROVIDERS
 
 PROMPTS = ["caption", "detect red circle", "how many circles"]
@@ -19,7 +19,7 @@ PROMPTS = ["caption", "detect red circle", "how many circles"]
 def on_device(bundle: Path, captures: bool) -> VLM:
     """A model whose decoder works as on a GPU; with `captures` its steps as for a CUDA graph, which the CPU ignores."""
     vlm = load(bundle, provider="cpu", threads=1)
-    engine = vlm._engine
+    engine = vlm.pipeline.engine
     settled = {**engine.target.settled, PROVIDERS["cuda"]: {"enable_cuda_graph": "1"} if captures else {}}
     target = replace(engine.target, settled=settled)
     engine._device = Device(engine._decoder, target, vlm.manifest.generation.max_positions)
@@ -50,7 +50,7 @@ def test_of_greedy_decoding_only_ids_leave_the_device(
     host, device = pair
     expected = [answer.token_ids for answer in host.generate(PROMPTS, pictures)]
     assert len({len(ids) for ids in expected}) > 1, "rows leave the batch, others move into their places"
-    monkeypatch.setattr(Logits, "__array__", None)
+    monkeypatch.setattr(DeviceLogits, "__array__", None)
     for _ in range(2):  # the second time with the buffers of the first
         assert [answer.token_ids for answer in device.generate(PROMPTS, pictures)] == expected
 
@@ -67,19 +67,24 @@ def test_a_conversation_and_scores_are_those_of_the_host(bundles: Callable[..., 
 
 
 def test_buffers_wait_for_the_next_batch_like_theirs(bundle: Path):
-    device = on_device(bundle, False)._engine._device
-    first = device.start(2, 4, 100)._buffers
+    engine = on_device(bundle, False).pipeline.engine
+    hidden = engine.embed_tokens(np.zeros(1, np.int64)).shape[-1]
+    prompts = [np.zeros((3, hidden), np.float32)] * 2
+    _, run = engine.start(prompts, 97, copies=2)
+    first = run.buffers
     assert first.size == (4, SMALLEST_BUCKET)
-    assert device.start(1, 4, 200)._buffers is first
-    run = device.start(2, 4, 100)
-    assert run._buffers is first
-    assert device.start(2, 4, 100)._buffers is not first, "they are in use"
+    del run
+    _, run = engine.start(prompts[:1], 197, copies=4)
+    assert run.buffers is first
+    run = run.truncate(2, 4, 200)
+    assert run.buffers is first
+    assert engine.start(prompts, 97, copies=2)[1].buffers is not first, "they are in use"
     with pytest.raises(GenerationError, match="holds 256 tokens"):
-        run.feed(np.zeros((2, 300, 64), np.float32), np.array([300, 1]))
+        run.run_tokens(np.zeros((1, 300, hidden), np.float32), np.array([300]))
 
 
 def test_rows_move_on_the_device(bundle: Path):
-    buffers = Buffers(on_device(bundle, False)._engine._device, 3, 4)
+    buffers = Buffers(on_device(bundle, False).pipeline.engine._device, 3, 4)
     values = [np.random.default_rng(0).normal(size=one.shape()).astype(np.float32) for one in buffers._sets[0]]
     buffers._sets[0] = [buffers.device.put(value) for value in values]
     buffers.keep(np.arange(2))

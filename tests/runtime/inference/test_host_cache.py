@@ -43,7 +43,7 @@ class Graph:
         self.rows = [list(self.rows[row]) for row in rows]
 
     def cut(self, length: int, rows: int, capacity: int) -> None:
-        self.cache = self.cache.cut(length, rows, capacity)
+        self.cache = self.cache.truncate(length, rows, capacity)
         self.rows = [self.rows[0][:length]]
 
     def check(self) -> None:

@@ -108,7 +108,7 @@ def test_pictures_of_all_prompts_are_encoded_together_within_the_memory_for_it(
 ):
     scenes = [shapes.scene(shapes.HELD_OUT + index) for index in range(5)]
     pictures = [shapes.draw(scene) for scene in scenes]
-    tile = (1 << 30) // load(bundle, threads=1)._engine.tiles_at_once
+    tile = (1 << 30) // load(bundle, threads=1).pipeline.engine.tiles_at_once
     answers = []
     for memory, runs in ((1, [1] * 5), (2.5 * tile, [2, 2, 1]), (1 << 30, [5])):
         encoded = Encoded(monkeypatch)

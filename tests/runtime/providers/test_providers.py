@@ -68,7 +68,7 @@ def test_options_of_the_command():
 
 def test_options_reach_the_session(bundle: Path):
     vlm = load(bundle, provider="cpu", threads=1, provider_options={"arena": "off"})
-    options = vlm._engine._decoder._session.get_session_options()
+    options = vlm.pipeline.engine._decoder._session.get_session_options()
     assert (options.intra_op_num_threads, options.enable_cpu_mem_arena) == (1, False)
     with pytest.raises(InputError, match="give one of them"):
         load(bundle, threads=1, provider_options={"threads": 2})
