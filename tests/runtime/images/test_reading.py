@@ -10,7 +10,6 @@ import pytest
 from onnx_vlm.graphs.manifest import Pixels, Resize
 from onnx_vlm.runtime import InputError
 from onnx_vlm.runtime.images.reading import read, tiles
-from onnx_vlm.runtime.images.resize import _products, _weights, resize
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
@@ -56,21 +55,6 @@ def test_tiles_are_scaled_and_normalised():
     assert made.shape == (1, 3, 14, 28)
     assert made.dtype == np.float32
     assert np.allclose(made[0, :, 5, 5], [-1, 1, -0.6])
-
-
-@pytest.mark.parametrize("columns", [300, 4_000, 300_000])
-def test_products_are_those_of_integers(columns: int):
-    """With weights of 16 bits, with longer ones, and with so many that their sums are too."""
-    planes = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (3, 2, columns))
-    first, weights, precision = _weights(columns, 60, "bicubic")
-    taps = first[:, None] + np.arange(weights.shape[1])
-    seen = planes[..., np.minimum(taps, columns - 1)].astype(np.int64)
-    sums = (seen * weights.astype(np.int64)).sum(-1) + (1 << precision - 1)
-    assert (resize(planes, 2, 60, "bicubic") == (sums >> precision).clip(0, 255)).all()
-    for some, _, block, _ in _products(columns, 60, "bicubic"):
-        for part in np.split(np.abs(block * 2.0**precision).astype(np.int64), block.shape[1] // len(first[some]), 1):
-            largest = 128 * part.sum(0).max() // np.gcd.reduce(part, axis=None)
-            assert largest <= 2 ** (np.finfo(block.dtype).nmant + 1), "every sum is exact"
 
 
 def test_unreadable_pictures_are_refused_by_name(tmp_path: Path):
