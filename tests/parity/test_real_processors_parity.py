@@ -1,11 +1,15 @@
-"""Random models behind published processors and vocabularies: photographs and prompts as users have them."""
+"""Random models with images and tiles of published sizes: photographs and prompts as users have them.
+
+Each model has the vocabulary of a trained checkpoint, and once more a published one.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import PHOTOGRAPHS
+from helpers import CHECKPOINTS, PHOTOGRAPHS
 from onnx_vlm.export import export_model
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.inputs import Request
@@ -14,6 +18,20 @@ from random_models import kosmos2, paligemma, perception_lm
 from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
 
 NEW_TOKENS = 16
+
+
+def vocabularies(trained: str, published: str, size: int) -> Any:
+    """Run a test with the vocabulary of a trained checkpoint, and with a published one of this size."""
+    folder = f"processors/{published}"
+    with_published = pytest.param({"files": folder, "vocab": size}, marks=pytest.mark.needs(folder), id="published")
+    with_trained = pytest.param({"files": CHECKPOINTS / trained}, id="trained")
+    return pytest.mark.parametrize("vocabulary", [with_trained, with_published], indirect=True)
+
+
+@pytest.fixture
+def vocabulary(request: pytest.FixtureRequest, assets: Path) -> dict[str, Any]:
+    """Arguments of a random model: the folder of its processor, and the size of a published vocabulary."""
+    return request.param | {"files": assets / request.param["files"]}  # a trained checkpoint's path is absolute
 
 
 def check(checkpoint: Path, folder: Path, requests: list[Request]) -> None:
@@ -34,12 +52,9 @@ def photographs() -> list[Image.Image]:
     return [ImageOps.exif_transpose(Image.open(path)) for path in PHOTOGRAPHS]
 
 
-@pytest.mark.needs("processors/paligemma-3b-224")
-def test_paligemma(assets: Path, tmp_path: Path, photographs: list[Image.Image]):
-    files = assets / "processors" / "paligemma-3b-224"
-    checkpoint = paligemma(
-        tmp_path / "checkpoint", seed=1, image_size=224, files=files, vocab=257216, positions=2048, hidden=24
-    )
+@vocabularies("paligemma2", "paligemma-3b-224", 257216)
+def test_paligemma(vocabulary: dict[str, Any], tmp_path: Path, photographs: list[Image.Image]):
+    checkpoint = paligemma(tmp_path / "checkpoint", seed=1, image_size=224, positions=2048, hidden=24, **vocabulary)
     tasks = ("caption en", "answer en Where is the cow standing?", "ocr", "detect cat ; dog", "segment the cup", "")
     requests = [ask(task, [photograph]) for task, photograph in zip(tasks, photographs)]
     check(
@@ -47,13 +62,12 @@ def test_paligemma(assets: Path, tmp_path: Path, photographs: list[Image.Image])
     )
 
 
-@pytest.mark.needs("processors/perception-lm-1b")
-def test_perception_lm(assets: Path, tmp_path: Path, photographs: list[Image.Image]):
+@vocabularies("perception_lm", "perception-lm-1b", 128256)
+def test_perception_lm(vocabulary: dict[str, Any], tmp_path: Path, photographs: list[Image.Image]):
     """Photographs in up to six tiles of 448 pixels, 256 tokens each."""
-    files = assets / "processors" / "perception-lm-1b"
     checkpoint = perception_lm(
-        tmp_path / "checkpoint", seed=1, files=files, tile=448, patch=14, pooling=2, tiles=6, vocab=128256,
-        positions=8192, hidden=24, vision_heads=1,
+        tmp_path / "checkpoint", seed=1, tile=448, patch=14, pooling=2, tiles=6,
+        positions=8192, hidden=24, vision_heads=1, **vocabulary,
     )  # fmt: skip
     conversation = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this picture?"}]},
@@ -61,7 +75,7 @@ def test_perception_lm(assets: Path, tmp_path: Path, photographs: list[Image.Ima
         {"role": "user", "content": [{"type": "text", "text": "Qu’est-ce qu’elle fait ?"}]},
     ]
     requests = [
-        ask("Describe the bar plot in the image.", photographs[:1]),
+        ask("Describe the bar plot in the image.", [photographs[0].resize((1200, 800))]),
         ask(conversation, photographs[1:2]),
         ask("What is the difference between the two images?", photographs[2:4]),
         ask("Who are you?"),
@@ -69,10 +83,9 @@ def test_perception_lm(assets: Path, tmp_path: Path, photographs: list[Image.Ima
     check(checkpoint, tmp_path, requests)
 
 
-@pytest.mark.needs("processors/kosmos-2-patch14-224")
-def test_kosmos2(assets: Path, tmp_path: Path, photographs: list[Image.Image]):
-    files = assets / "processors" / "kosmos-2-patch14-224"
-    checkpoint = kosmos2(tmp_path / "checkpoint", seed=1, files=files, image_size=224, latents=64, vocab=65037)
+@vocabularies("kosmos2", "kosmos-2-patch14-224", 65037)
+def test_kosmos2(vocabulary: dict[str, Any], tmp_path: Path, photographs: list[Image.Image]):
+    checkpoint = kosmos2(tmp_path / "checkpoint", seed=1, image_size=224, latents=64, **vocabulary)
     requests = [
         ask("<grounding> An image of", photographs[2:3]),
         ask("<grounding> Describe this image in detail:", photographs[1:2]),
