@@ -120,7 +120,7 @@ def generate(
 ) -> None:
     """Answer a prompt about pictures or a video; what is left out is as generation_config.json of the model says."""
     from ..grounding import drawing
-    from ..grounding import locations as grounding
+    from ..grounding import types as grounding
     from ..images.reading import read
     from . import tables as describe
 

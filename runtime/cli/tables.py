@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ...graphs import Manifest, TensorSpec, contract
 from ..bench import Figures
-from ..grounding.locations import Box
+from ..grounding.types import Box
 from ..providers.doctor import Report
 from ..verify import Check
 
