@@ -83,6 +83,7 @@ def export_model(
     source = hub.open_checkpoint(checkpoint, adapter)
     chosen = family.find(source.config.get("model_type"))
     behaviour = chosen.behaviour(source)
+    generation = family.generation(source, behaviour)
     mask_weights = masks.read(mask_decoder, behaviour.grounding) if mask_decoder is not None else None
     with place.written_aside(output) as folder:
         with trace.fake_weights():
@@ -113,7 +114,7 @@ def export_model(
         if isinstance(behaviour.prompt, manifest.Chat):
             (folder / contract.CHAT_TEMPLATE).write_text(source.chat_template(), encoding="utf-8")
         prefill = _prefill(graphs[contract.DECODER], stages.modules[contract.DECODER])
-        made = _manifest(source, stages, behaviour, precisions, target, prefill)
+        made = _manifest(source, stages, behaviour, generation, precisions, target, prefill)
         if "fp16" in precisions.values():
             tell("find values too large for float16", 0, 0)
             made = _narrow(folder, made, behaviour.example)
@@ -230,6 +231,7 @@ def _manifest(
     source: Checkpoint,
     stages: family.Stages,
     behaviour: family.Behaviour,
+    generation: manifest.Generation,
     precisions: dict[str, str],
     target: str,
     prefill: manifest.Prefill,
@@ -252,7 +254,7 @@ def _manifest(
         embedding=behaviour.embedding,
         causal=stages.modules[contract.DECODER].causal,
         prefill=prefill,
-        generation=family.generation(source, behaviour),
+        generation=generation,
         grounding=behaviour.grounding,
         proof=None,
         files={},

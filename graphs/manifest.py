@@ -9,16 +9,17 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
-from . import contract
+from . import contract, manifest_checks, migrations
 from . import shape_profile as profile
 from . import strict_json as strict
 from .contract import GraphSpec
 from .errors import BundleError
+from .sampling import Sampling
 
-FORMAT = 7
+FORMAT = migrations.FORMAT
 FILE_NAME = "manifest.json"
 
 
@@ -69,6 +70,9 @@ class Plain:
     A placeholder is `image`, with the id `image_token_id`, for each image embedding of the picture. White space around
     the prompt goes if `strip`. A prompt has `min_images` to `max_images` pictures, any number if that is null. With
     `clean_up_spaces` an answer loses the spaces before punctuation and contractions.
+
+    Options that look at the ids of a prompt see `image_token_id` at a placeholder; if `counted_from` is given, they see
+    that id at the first placeholder of a picture, and the ids after it at the others.
     """
 
     kind: Literal["plain"]
@@ -83,6 +87,7 @@ class Plain:
     clean_up_spaces: bool
     min_images: int
     max_images: int | None
+    counted_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,29 +114,17 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen where the caller does not say; names and meanings are those of generation_config.json."""
-
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: Literal[True, False, "never"] = False
-
-
-@dataclass(frozen=True)
 class Generation:
-    """Ids that end an answer, the longest answer if the caller sets no limit, and other defaults."""
+    """Ids that end an answer, the longest answer if the caller sets no limit, and other defaults.
+
+    Where there is a `max_length`, prompt and answer together have no more tokens than that if the caller sets no limit.
+    """
 
     eos_token_ids: tuple[int, ...]
     max_new_tokens: int
     max_positions: int
     defaults: Sampling
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -248,25 +241,24 @@ class Manifest:
 
 
 def load(folder: Path) -> Manifest:
-    """Read and check the manifest of a bundle and the presence and sizes of its files.
+    """Read and check the manifest of a bundle, of this format or an older one, and the presence and sizes of its files.
 
     Raises:
         BundleError: with every problem that was found.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no {FILE_NAME}; make one with `onnx-vlm export`")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{folder} is no bundle: it has no {FILE_NAME}; make one with `onnx-vlm export`") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON ({error}); export the bundle again") from None
-    version = data.get("format") if isinstance(data, dict) else None
-    if version != FORMAT:
-        raise BundleError(f"{path}: format is {version!r}, this version reads {FORMAT}; export the bundle again")
     problems: list[str] = []
-    manifest = strict.read(Manifest, data, "", problems)
+    manifest = strict.read(Manifest, migrations.migrate(data, path), "", problems)
     if not problems:
-        problems = _broken(manifest, folder)
+        problems = manifest_checks.problems(manifest, folder)
     if problems:
         raise BundleError(f"{folder} cannot be used; export it again:\n" + "\n".join(f"  {p}" for p in problems))
     return manifest
@@ -275,51 +267,3 @@ def load(folder: Path) -> Manifest:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _broken(manifest: Manifest, folder: Path) -> list[str]:
-    problems = [f"graphs.{name}: missing" for name in contract.GRAPHS if name not in manifest.graphs]
-    needed = {contract.EMBED_TOKENS, contract.TOKENIZER}
-    needed |= {f"{name}.onnx" for name in (*contract.GRAPHS, *manifest.graphs)}
-    needed |= {contract.CHAT_TEMPLATE} if isinstance(manifest.prompt, Chat) else set()
-    needed |= {contract.PROOF_PICTURE, contract.PROOF_ARRAYS} if manifest.proof else set()
-    problems += [f"files.{name}: missing" for name in sorted(needed - manifest.files.keys())]
-    if not problems:
-        problems = _at_odds(manifest)
-    for name, file in manifest.files.items():
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
-            problems.append(f"files.{name}: the path leaves the folder")
-        elif not (folder / name).is_file():
-            problems.append(f"{name}: the file is missing")
-        elif (size := (folder / name).stat().st_size) != file.size:
-            problems.append(f"{name}: {size} bytes, {file.size} are expected")
-    return problems
-
-
-def _at_odds(manifest: Manifest) -> list[str]:
-    """Where sizes contradict each other or cannot be."""
-    *_, height, width = manifest.graphs[contract.VISION_ENCODER].inputs[0].shape
-    recipe, problems = manifest.image, []
-    tiles = {"image": (recipe.size, recipe.size) if isinstance(recipe, Tiles) else (recipe.height, recipe.width)}
-    if manifest.video is not None:
-        tiles["video.tile"] = (manifest.video.tile.height, manifest.video.tile.width)
-    for name, (rows, columns) in tiles.items():
-        if (rows, columns) != (height, width):
-            problems.append(f"{name}: tiles of {rows} x {columns}, the graph takes {height} x {width}")
-    if contract.MASK_DECODER in manifest.graphs:
-        *_, codes = manifest.graphs[contract.MASK_DECODER].inputs[0].shape
-        written = manifest.grounding.codes if isinstance(manifest.grounding, LocationTokens) else 0
-        if codes != written:
-            problems.append(f"graphs.{contract.MASK_DECODER}: takes {codes} codes, the model writes {written}")
-    for name in ("max_new_tokens", "max_positions"):
-        if (number := getattr(manifest.generation, name)) < 1:
-            problems.append(f"generation.{name}: {number} is less than 1")
-    if manifest.profiles:
-        problems += [f"profiles.{name}: missing" for name in manifest.graphs if name not in manifest.profiles]
-    for name, extents in manifest.profiles.items():
-        if name not in manifest.graphs:
-            problems.append(f"profiles.{name}: there is no such graph")
-        else:
-            problems += [f"profiles.{name}.{one}" for one in profile.problems(extents, manifest.graphs[name])]
-    return problems

@@ -1,14 +1,20 @@
-"""JSON read into dataclasses exactly: an unknown key, a missing one or another type is a problem that is named."""
+"""JSON read into dataclasses; unknown keys, missing keys without a default and values of other types are problems."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """`value` from JSON as `kind`, exactly: unknown keys, missing keys and other types are problems."""
+    """`value` from JSON as `kind`.
+
+    Args:
+        where: the name of the value, for messages; "" or with a dot at its end.
+        problems: takes a sentence for each unknown key, missing key and value of another type.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         if type(value) in arguments:
@@ -16,23 +22,33 @@ def read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         return read(_variant(arguments, value), value, where, problems)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
-        problems.extend(f"{where}{key}: unknown" for key in value.keys() - hints.keys())
-        problems.extend(f"{where}{key}: missing" for key in hints.keys() - value.keys())
+        problems.extend(f"{where}{key}: unknown" for key in sorted(value.keys() - hints.keys()))
+        missing = sorted(_required(kind) - value.keys())
+        problems.extend(f"{where}{key}: missing" for key in missing)
         fields = {k: read(hint, value[k], f"{where}{k}.", problems) for k, hint in hints.items() if k in value}
-        return kind(**fields) if fields.keys() == hints.keys() else None
+        return None if missing else kind(**fields)
     if origin is dict and isinstance(value, dict):
         return {key: read(arguments[1], item, f"{where}{key}.", problems) for key, item in value.items()}
     if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(arguments) == len(value)):
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
         return tuple(read(k, item, f"{where}{i}.", problems) for i, (k, item) in enumerate(zip(kinds, value)))
-    if origin is Literal and value in arguments:
+    if origin is Literal and any(type(value) is type(allowed) and value == allowed for allowed in arguments):
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not infinite, not NaN
         return float(value)
-    if isinstance(kind, type) and type(value) is kind:
+    if kind is not float and isinstance(kind, type) and type(value) is kind:
         return value
     problems.append(f"{where.rstrip('.')}: {value!r:.60} is not {getattr(kind, '__name__', kind)}")
     return None
+
+
+def _required(kind: Any) -> set[str]:
+    """The fields of a dataclass that have no default."""
+    return {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
 
 
 def _variant(kinds: tuple[Any, ...], value: Any) -> Any:

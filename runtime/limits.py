@@ -77,13 +77,21 @@ class Limits:
         if self.max_new_tokens is not None and (max_new_tokens or 0) > limit:
             raise InputError(f"max_new_tokens is {max_new_tokens}, the limit is {limit}; ask for fewer")
         room = generation.max_positions - prompt_tokens
+        if generation.max_length is not None and max_new_tokens is None and prompt_tokens >= generation.max_length:
+            raise InputError(
+                f"the prompt has {prompt_tokens} tokens, pictures included, and by the model's generation_config.json"
+                f" prompt and answer have at most {generation.max_length} together; give max_new_tokens"
+            )
         if room < (max_new_tokens or 1):
             raise InputError(
                 f"the prompt has {prompt_tokens} tokens, pictures included, and the model {generation.max_positions}"
                 f" positions, so {max(0, room)} are left for an answer of {max_new_tokens or 'at least 1'};"
                 " shorten the prompt or ask for fewer tokens"
             )
-        return max_new_tokens or min(room, limit, generation.max_new_tokens)
+        default = generation.max_new_tokens
+        if generation.max_length is not None:
+            default = generation.max_length - prompt_tokens
+        return max_new_tokens or min(room, limit, default)
 
 
 def _memory() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -113,9 +113,7 @@ class VLM:
                 (frames, height, width, 3) of uint8. For a list of prompts as with `images`.
             bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
                 boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
-            options: max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
-                no_repeat_ngram_size, num_beams, num_return_sequences, length_penalty, early_stopping, stop, constrain,
-                seed: see `Options`.
+            options: see `Options`.
 
         Raises:
             InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match, an option
@@ -181,7 +179,10 @@ class VLM:
         """
         if is_batch(prompt):
             raise InputError("candidates are scored for one prompt; call score for each of several")
-        if isinstance(candidates, str) or not candidates or not all(isinstance(one, str) for one in candidates):
+        if isinstance(candidates, str) or not isinstance(candidates, Iterable):
+            raise InputError(f"candidates are a list of texts, not {candidates!r:.80}")
+        candidates = list(candidates)
+        if not candidates or not all(isinstance(text, str) for text in candidates):
             raise InputError(f"candidates are a list of texts, at least one, not {candidates!r:.80}")
         ids = [self.pipeline.prompts.ids(text) for text in candidates]
         ends = self.manifest.generation.eos_token_ids

@@ -1,4 +1,4 @@
-"""How answers are made: what a caller asks for, settled once with the bundle's defaults and checked."""
+"""How answers are made: what a caller asks for, completed with the bundle's defaults and checked."""
 
 from __future__ import annotations
 
@@ -7,33 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from ..graphs import InputError
 from ..graphs.manifest import Generation
+from ..graphs.sampling import Kind, Sampling, integer, option, optional, show
 
 
 class Options(TypedDict, total=False):
     """Keywords of `generate`, `stream` and `ask`. One that is left out or None is what the checkpoint's
-    generation_config.json says, or else as given here.
-
-    Attributes:
-        max_new_tokens: where an answer is cut; 256.
-        do_sample: draw each token by its probability; if False (the default) take the likeliest.
-        temperature: logits are divided by it before a draw; 1.0.
-        top_k: draw among this many likeliest tokens; 0 for all.
-        top_p: draw among the likeliest tokens whose probabilities together reach this; 1.0.
-        min_p: draw among tokens at least this share as likely as the likeliest; 0.0.
-        repetition_penalty: above 1 makes tokens of prompt and answer less likely; 1.0.
-        no_repeat_ngram_size: no sequence of so many tokens occurs twice in prompt and answer; 0 for any.
-        num_beams: how many answers to follow for the likeliest as a whole; 1.
-        num_return_sequences: how many answers to give; those after the first are its `alternatives`; 1.
-        length_penalty: with beams, an answer's log-probability is divided by its length to this power; 1.0.
-        early_stopping: with beams, stop when `num_beams` answers have ended (True), when the best one on its way is no
-            better (False, the default), or when none can become better ("never").
-        stop: a text, or several, before which an answer ends; it is part of `token_ids` but not of `text`.
-        constrain: "boxes" for an answer that is boxes with labels, as this model writes them, and nothing else: see
-            `runtime.grammar`; any text if left out.
-        seed: equal seeds draw equal answers, of a prompt alone as of one among several.
-    """
+    generation_config.json says, or else its default; `FIELDS` and docs/generation-options.md tell of each."""
 
     max_new_tokens: int | None
     do_sample: bool | None
@@ -42,89 +25,98 @@ class Options(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     repetition_penalty: float | None
+    encoder_repetition_penalty: float | None
     no_repeat_ngram_size: int | None
+    bad_words_ids: Sequence[Sequence[int]] | None
+    suppress_tokens: Sequence[int] | None
+    begin_suppress_tokens: Sequence[int] | None
+    min_length: int | None
+    min_new_tokens: int | None
+    forced_eos_token_id: int | Sequence[int] | None
+    stop: str | Sequence[str] | None
     num_beams: int | None
     num_return_sequences: int | None
     length_penalty: float | None
     early_stopping: bool | Literal["never"] | None
-    stop: str | Sequence[str] | None
     constrain: Literal["boxes"] | None
     seed: int | None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """`Options`, complete and checked."""
+BOXES = Kind(
+    "'boxes', or leave it out", lambda value: value is None or (isinstance(value, str) and value == "boxes"), str
+)
 
-    max_new_tokens: int | None = None
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    stop: tuple[str, ...] = ()
-    constrain: Literal["boxes"] | None = None
-    seed: int | None = None
+
+@dataclass(frozen=True)
+class Settings(Sampling):
+    """`Options`, complete and checked.
+
+    Raises:
+        InputError: for an invalid value.
+    """
+
+    max_new_tokens: int | None = option(
+        None, optional(integer(1)), "where an answer is cut; 256 if the checkpoint does not say"
+    )
+    constrain: Literal["boxes"] | None = option(
+        None, BOXES, "'boxes' for an answer of boxes with labels, as this model writes them, and nothing else"
+    )
+    seed: int | None = option(
+        None, optional(integer(0)), "equal seeds draw equal answers, for a prompt alone as for one among several"
+    )
 
     def __post_init__(self) -> None:
-        at_least = {"max_new_tokens": 1, "num_beams": 1, "num_return_sequences": 1, "seed": 0}
-        at_least |= {"top_k": 0, "no_repeat_ngram_size": 0}
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            optional = name in ("max_new_tokens", "seed")
-            good = (value is None and optional) or (_is_number(value, int) and value >= least)
-            _expect(good, name, value, f"{least} or more" + (", or leave it out" if optional else ""))
-        for name in ("temperature", "repetition_penalty"):
-            value = getattr(self, name)
-            _expect(_is_number(value, int, float) and value > 0, name, value, "a number above 0")
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            _expect(_is_number(value, int, float) and 0 <= value <= 1, name, value, "a number of 0 to 1")
-        _expect(_is_number(self.length_penalty, int, float), "length_penalty", self.length_penalty, "a number")
-        _expect(isinstance(self.do_sample, bool), "do_sample", self.do_sample, "True or False")
-        _expect(
-            self.early_stopping in (True, False, "never"),
-            "early_stopping",
-            self.early_stopping,
-            "True, False or 'never'",
-        )
-        _expect(all(isinstance(one, str) and one for one in self.stop), "stop", self.stop, "texts that are not empty")
-        _expect(self.constrain in (None, "boxes"), "constrain", self.constrain, "'boxes', or leave it out")
-        if self.num_return_sequences > 1 and not self.do_sample:
-            _expect(
-                self.num_return_sequences <= self.num_beams, "num_return_sequences", self.num_return_sequences,
-                f"at most num_beams ({self.num_beams}), or do_sample=True",
-            )  # fmt: skip
+        if problems := self.problems():
+            raise InputError(problems[0])
+
+
+@dataclass(frozen=True)
+class Field:
+    """One option: `kind` says which values it takes, `help` what it does."""
+
+    name: str
+    default: Any
+    kind: Kind
+    help: str
+
+    @property
+    def type(self) -> Any:
+        """What the command's flag takes; `kind.parse` makes the option's value of it."""
+        return self.kind.flag
+
+    def check(self, value: Any) -> Any:
+        """A value as `Settings` has it.
+
+        Raises:
+            InputError: if it is invalid.
+        """
+        value = self.kind.normalize(_plain(value))
+        if not self.kind.accepts(value):
+            raise InputError(f"{self.name} is {show(value)}; give {self.kind.allowed}")
+        return value
+
+
+FIELDS = tuple(
+    Field(field.name, field.default, field.metadata["kind"], field.metadata["help"])
+    for field in dataclasses.fields(Settings)
+)
 
 
 def settle(options: Options, bundle: Generation) -> Settings:
     """The settings of a call.
 
     Raises:
-        InputError: for an option that cannot be; TypeError for one that there is not.
+        InputError: for an invalid value; TypeError for an unknown option.
     """
-    known = {field.name for field in dataclasses.fields(Settings)}
-    if unknown := sorted(options.keys() - known):
+    known = {field.name: field for field in FIELDS}
+    if unknown := sorted(options.keys() - known.keys()):
         raise TypeError(f"there is no option {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if isinstance(given.get("stop"), str):
-        given["stop"] = (given["stop"],)
-    if "stop" in given:
-        _expect(isinstance(given["stop"], (list, tuple)), "stop", given["stop"], "a text or a list of texts")
-        given["stop"] = tuple(given["stop"])
-    return Settings(**{**dataclasses.asdict(bundle.defaults), **given})
+    asked = {name: known[name].check(value) for name, value in options.items() if value is not None}
+    return Settings(**{**dataclasses.asdict(bundle.defaults), **asked})
 
 
-def _is_number(value: Any, *kinds: type) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def _expect(good: bool, name: str, value: Any, wanted: str) -> None:
-    if not good:
-        raise InputError(f"{name} is {value!r}; give {wanted}")
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value

@@ -142,7 +142,7 @@ class Pipeline:
         """
         timer = timer or StageTimer()
         prompts = [one.prompt for one in encoded]
-        ids = [prompt.ids.tolist() for prompt in prompts]
+        ids = [prompt.counted for prompt in prompts]
         copies = max(settings.num_beams, settings.num_return_sequences)
         settings = dataclasses.replace(
             settings, max_new_tokens=self._new_tokens(prompts, settings.max_new_tokens, copies)

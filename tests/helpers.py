@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 CHECKPOINTS = REPOSITORY / "tests" / "checkpoints"
 CHECKPOINT = CHECKPOINTS / "paligemma2"
 PHOTOGRAPHS = sorted(path for path in (REPOSITORY / "tests" / "photographs").iterdir() if path.suffix != ".md")
+BUNDLES = REPOSITORY / "tests" / "bundles"
 
 
 def run_command(*arguments: object, **options) -> subprocess.CompletedProcess[str]:

@@ -29,6 +29,7 @@ from ..tracing.fused_attention import CachedAttention, replaced
 from .registry import Behaviour, Stages
 
 IMAGE, IMAGE_END = "<image>", "</image>"
+FIRST_PLACEHOLDER = 4  #: its processor numbers the placeholders of an image from here, over the ids of words
 PATCHES = manifest.PatchTokens(
     "patches", "<patch_index_{:04d}>", 32, ("<phrase>", "</phrase>"), ("<object>", "</object>"),
     "</delimiter_of_multi_objects/>",
@@ -151,6 +152,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
             clean_up_spaces=checkpoint.json("tokenizer_config.json").get("clean_up_tokenization_spaces", False),
             min_images=0,
             max_images=1,
+            counted_from=FIRST_PLACEHOLDER,
         ),
         embedding=manifest.Embedding(scale=1.0),
         max_positions=text.max_position_embeddings,

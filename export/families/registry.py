@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from ...graphs import CheckpointError, GraphSpec, manifest
+from ..checkpoint import generation_config
 from ..checkpoint.checkpoint import Checkpoint
 
 #: model_type in config.json -> the module that exports it, imported when it is needed
@@ -101,20 +101,16 @@ def find(model_type: str | None) -> Family:
 
 
 def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generation:
-    """How an answer is made and ends: as generation_config.json says, or else as the family does."""
-    settings = checkpoint.json("generation_config.json")
-    end = settings.get("eos_token_id", behaviour.eos_token_id)
+    """How an answer is made and ends: as generation_config.json says, or else as the family does.
+
+    Raises:
+        CheckpointError: for a key of the file that is not supported, or whose value is invalid.
+    """
+    settings = checkpoint.json(generation_config.NAME)
     return manifest.Generation(
-        eos_token_ids=tuple(end) if isinstance(end, list) else (end,) if end is not None else (),
-        max_new_tokens=settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
+        eos_token_ids=generation_config.end_ids(settings, behaviour.eos_token_id),
+        max_new_tokens=generation_config.limit(settings, "max_new_tokens") or DEFAULT_NEW_TOKENS,
         max_positions=behaviour.max_positions,
-        defaults=_sampling(settings),
+        defaults=generation_config.sampling(settings),
+        max_length=None if settings.get("max_new_tokens") else generation_config.limit(settings, "max_length"),
     )
-
-
-def _sampling(settings: Mapping[str, Any]) -> manifest.Sampling:
-    """The defaults that a generation_config.json names."""
-    fields = {field.name: type(field.default) for field in dataclasses.fields(manifest.Sampling)}
-    given = {name: settings[name] for name in fields if settings.get(name) is not None}
-    number = {name: fields[name](value) if fields[name] in (int, float) else value for name, value in given.items()}
-    return manifest.Sampling(**number)

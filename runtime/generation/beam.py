@@ -12,10 +12,9 @@ from typing import Literal
 import numpy as np
 
 from .decode import Step
-from .filters import Filter
+from .filters import Filter, expect_possible
+from .numerics import UNLIKELY, log_softmax
 from .stops import Stop
-
-IMPOSSIBLE = -1e9  #: added to the score of what must not be chosen
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,17 @@ class Beams:
         self.done = False
         self.ended: list[tuple[float, list[int]]] = []  #: scores and ids, the best first
         self._running: list[list[int]] = [[] for _ in range(settings.width)]
-        self._scores = np.full(settings.width, IMPOSSIBLE, np.float32)
+        self._scores = np.full(settings.width, UNLIKELY, np.float32)
         self._scores[0] = 0  # at first all beams are the same: only one of them counts
 
     def advance(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Choose by the logits (width, vocab) of the beams which go on (width,), and with which ids (width,)."""
         width, vocab = logits.shape
-        likely = _log_softmax(logits)
+        likely = log_softmax(logits)
         for change in self._filters:
             likely = np.stack([change(self._prompt, ids, row) for ids, row in zip(self._running, likely)])
         scores = (likely + self._scores[:, None]).ravel()
+        expect_possible(scores)
         candidates = self._candidates(scores)
         paths = [[*self._running[place // vocab], int(place % vocab)] for place in candidates]
         length = len(paths[0])
@@ -78,7 +78,7 @@ class Beams:
             divisor = length**self._settings.length_penalty
             found = [(float(scores[place]) / divisor, paths[place]) for place in np.flatnonzero(ends[:width])]
             self.ended = sorted(self.ended + found, key=lambda pair: -pair[0])[:width]
-        scores = (scores + np.where(ends, IMPOSSIBLE, 0)).astype(np.float32)
+        scores = (scores + np.where(ends, UNLIKELY, 0)).astype(np.float32)
         kept = _best(scores, width)
         self._running, self._scores = [paths[place] for place in kept], scores[kept]
         self.done |= len(self.ended) == width and self._cannot_improve(length)
@@ -132,8 +132,3 @@ def _best(scores: np.ndarray, number: int) -> np.ndarray:
     number = min(number, len(scores))
     some = np.argpartition(-scores, number - 1)[:number]
     return some[np.argsort(-scores[some], kind="stable")]
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .filters import Filter
+from .filters import Filter, expect_possible
 from .stops import Stop
 
 #: takes which rows of the batch go on (new batch,), some perhaps several times, and an id to append to each (new
@@ -53,6 +53,8 @@ def decode(
             scores = logits[row]
             for change in filters:
                 scores = change(prompts[number // copies], answers[number], scores)
+            if filters:
+                expect_possible(scores)
             answers[number].append(choose(number, scores))
         yield [(int(number), answers[number][-1]) for number in numbers]
         going = fill_gaps(np.array([not stop(answers[number]) for number in numbers]))

@@ -11,23 +11,28 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ...graphs import GenerationError
+from .numerics import IMPOSSIBLE, softmax
+
 #: takes the ids of the prompt, those of the answer so far, and logits (vocab,); returns logits (vocab,), -inf for ids
 #: that must not be chosen
 Filter: TypeAlias = Callable[[Sequence[int], Sequence[int], np.ndarray], np.ndarray]
-IMPOSSIBLE = np.float32(-np.inf)
 
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Logits of ids that stand in prompt or answer are divided by `penalty` if positive, multiplied if negative."""
+    """Logits of ids in prompt and answer are divided by `penalty` if positive, multiplied if negative; those of ids in
+    the prompt alone if not `with_answer`."""
 
     penalty: float
+    with_answer: bool = True
 
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
-        seen = np.unique([*prompt, *answer])
-        seen = seen[seen < len(logits)]  # placeholders of pictures may lie beyond the vocabulary
+        seen = _ids(prompt, answer if self.with_answer else ())
+        seen = seen[seen < len(logits)]  # placeholders of images may lie beyond the vocabulary
+        penalty, chosen = np.float32(self.penalty), logits[seen]
         changed = logits.copy()
-        changed[seen] = np.where(logits[seen] < 0, logits[seen] * self.penalty, logits[seen] / self.penalty)
+        changed[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
         return changed
 
 
@@ -38,13 +43,57 @@ class NoRepeatNGrams:
     size: int
 
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
-        ids = np.array([*prompt, *answer])
+        ids = _ids(prompt, answer)
         if len(ids) < self.size:
             return logits
         windows = np.lib.stride_tricks.sliding_window_view(ids, self.size)
         last = ids[len(ids) - self.size + 1 :]
-        banned = windows[(windows[:, :-1] == last).all(axis=1), -1]
-        return _without(logits, banned[banned < len(logits)])
+        return _without(logits, windows[(windows[:, :-1] == last).all(axis=1), -1])
+
+
+@dataclass(frozen=True)
+class BadWords:
+    """None of these sequences of ids comes to its end."""
+
+    sequences: tuple[tuple[int, ...], ...]
+
+    def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
+        longest = max(map(len, self.sequences))
+        before = prompt[max(0, len(prompt) - longest) :] if len(answer) < longest else ()
+        last = tuple(map(int, [*before, *answer[-longest:]]))
+        banned = [ids[-1] for ids in self.sequences if last[len(last) - len(ids) + 1 :] == ids[:-1]]
+        return _without(logits, np.array(banned, np.int64))
+
+
+@dataclass(frozen=True)
+class Suppress:
+    """None of these ids is chosen; if `until` is given, only before the answer has so many ids, those of the prompt
+    counted as well if `with_prompt`."""
+
+    ids: tuple[int, ...]
+    until: int | None = None
+    with_prompt: bool = False
+
+    def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
+        length = len(answer) + (len(prompt) if self.with_prompt else 0)
+        if self.until is not None and length >= self.until:
+            return logits
+        return _without(logits, np.array(self.ids, np.int64))
+
+
+@dataclass(frozen=True)
+class ForceEnd:
+    """The last id of an answer that is cut at `length` ids is one of `ids`, all equally likely."""
+
+    ids: tuple[int, ...]
+    length: int
+
+    def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
+        if len(answer) != self.length - 1:
+            return logits
+        forced = np.full_like(logits, IMPOSSIBLE)
+        forced[list(self.ids)] = 0
+        return forced
 
 
 @dataclass(frozen=True)
@@ -77,7 +126,7 @@ class TopP:
 
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
         order = np.argsort(logits)
-        unlikely = order[np.cumsum(_softmax(logits[order])) <= 1 - self.share]
+        unlikely = order[np.cumsum(softmax(logits[order])) <= 1 - self.share]
         return _without(logits, unlikely[: len(logits) - self.least])
 
 
@@ -89,18 +138,24 @@ class MinP:
     least: int = 1
 
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
-        likely = _softmax(logits)
+        likely = softmax(logits)
         unlikely = likely < np.float32(self.share) * likely.max()
         unlikely[np.argpartition(-likely, self.least - 1)[: self.least]] = False
         return np.where(unlikely, IMPOSSIBLE, logits)
 
 
+def expect_possible(logits: np.ndarray) -> None:
+    """Raise a GenerationError if filters left nothing to choose."""
+    if not logits.max() > IMPOSSIBLE:
+        raise GenerationError("the options leave no token to go on with; allow more ids, or shorter answers")
+
+
+def _ids(prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
+    return np.concatenate([np.asarray(prompt, np.int64), np.asarray(answer, np.int64)])
+
+
 def _without(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Logits without those of some ids; ids beyond the vocabulary are left out."""
     changed = logits.copy()
-    changed[ids] = IMPOSSIBLE
+    changed[ids[ids < len(logits)]] = IMPOSSIBLE
     return changed
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    likely = np.exp(logits - logits.max())
-    return likely / likely.sum()

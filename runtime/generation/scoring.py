@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .decode import Step, decode, on_host
+from .numerics import log_sum
 from .stops import EndTokens
 
 
@@ -15,7 +16,8 @@ def score(
 ) -> list[list[float]]:
     """The log-probabilities of answers to one prompt: of each token, and at last of ending there.
 
-    An answer ends with any of `end_ids`, so their probabilities are summed.
+    An answer ends with any of `end_ids`, so their probabilities are summed. A model without end tokens ends no answer:
+    there each token has its log-probability, and nothing else has.
 
     Args:
         logits: (1, vocab), those after the prompt.
@@ -27,16 +29,12 @@ def score(
     def choose(number: int, scores: np.ndarray) -> int:
         made, ids = len(found[number]), candidates[number]
         chosen = [ids[made]] if made < len(ids) else list(end_ids)
-        found[number].append(_log_sum(scores[chosen]) - _log_sum(scores))
+        if not chosen:
+            return 0  # fed beside the candidates that are longer, and not looked at
+        found[number].append(log_sum(scores[chosen]) - log_sum(scores))
         return chosen[0]
 
-    longest = max(map(len, candidates)) + 1
+    longest = max(1, max(map(len, candidates)) + bool(end_ids))
     for _ in decode(np.asarray(logits), on_host(step), [()], choose, [], EndTokens(end_ids), longest, len(candidates)):
         pass
     return found
-
-
-def _log_sum(logits: np.ndarray) -> float:
-    """The logarithm of the sum of exp(logits) (numbers,)."""
-    largest = np.float64(logits.max())
-    return float(largest + np.log(np.exp(logits - largest).sum()))

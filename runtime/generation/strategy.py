@@ -10,7 +10,18 @@ import numpy as np
 from ..options import Settings
 from .beam import Beams, BeamSettings, search
 from .decode import Sample, Step, decode, greedy, on_host
-from .filters import Filter, MinP, NoRepeatNGrams, RepetitionPenalty, Temperature, TopK, TopP
+from .filters import (
+    BadWords,
+    Filter,
+    ForceEnd,
+    MinP,
+    NoRepeatNGrams,
+    RepetitionPenalty,
+    Suppress,
+    Temperature,
+    TopK,
+    TopP,
+)
 from .stops import AnyOf, EndTokens, Stop
 
 
@@ -46,7 +57,7 @@ def answer(
         stops: other reasons to end it.
         constraints: other filters.
     """
-    chain, stop = filters(settings, len(end_ids), constraints), AnyOf(EndTokens(end_ids), *stops)
+    chain, stop = filters(settings, end_ids, constraints), AnyOf(EndTokens(end_ids), *stops)
     returned, length = settings.num_return_sequences, settings.max_new_tokens
     if settings.num_beams == 1:
         if chain or settings.do_sample:
@@ -72,16 +83,42 @@ def answer(
     return [[Answer(ids, score) for score, ids in some[:returned]] for some in found]
 
 
-def filters(settings: Settings, end_ids: int, constraints: Sequence[Filter]) -> list[Filter]:
+def filters(settings: Settings, end_ids: Sequence[int], constraints: Sequence[Filter]) -> list[Filter]:
     """The filters that settings ask for, in transformers' order; those that would change nothing left out."""
     chain: list[Filter] = []
+    if settings.encoder_repetition_penalty != 1:
+        chain.append(RepetitionPenalty(1 / settings.encoder_repetition_penalty, with_answer=False))
     if settings.repetition_penalty != 1:
         chain.append(RepetitionPenalty(settings.repetition_penalty))
     if settings.no_repeat_ngram_size:
         chain.append(NoRepeatNGrams(settings.no_repeat_ngram_size))
-    chain += constraints
-    if not settings.do_sample:
-        return chain
+    chain += _forbidden(settings, tuple(end_ids))
+    chain += constraints  # the last word: where the others allow none of their ids, they allow them
+    return chain + _draws(settings, len(end_ids)) if settings.do_sample else chain
+
+
+def _forbidden(settings: Settings, end_ids: tuple[int, ...]) -> list[Filter]:
+    """Filters that forbid ids, wherever or for a while."""
+    chain: list[Filter] = []
+    if words := tuple(ids for ids in settings.bad_words_ids if not (len(ids) == 1 and ids[0] in end_ids)):
+        chain.append(BadWords(words))
+    if settings.min_new_tokens is not None:
+        chain.append(Suppress(end_ids, until=settings.min_new_tokens))
+    elif settings.min_length:
+        chain.append(Suppress(end_ids, until=settings.min_length, with_prompt=True))
+    if settings.forced_eos_token_id:
+        assert settings.max_new_tokens is not None
+        chain.append(ForceEnd(settings.forced_eos_token_id, settings.max_new_tokens))
+    if settings.suppress_tokens:
+        chain.append(Suppress(settings.suppress_tokens))
+    if settings.begin_suppress_tokens:
+        chain.append(Suppress(settings.begin_suppress_tokens, until=1))
+    return chain
+
+
+def _draws(settings: Settings, end_ids: int) -> list[Filter]:
+    """Filters of a draw."""
+    chain: list[Filter] = []
     least = 1 if settings.num_beams == 1 else max(2, 1 + end_ids)  # beams need ways to go on besides all ends
     if settings.temperature != 1:
         chain.append(Temperature(settings.temperature))

@@ -26,11 +26,13 @@ class Encoded:
     Attributes:
         ids: (tokens,) of int64, placeholders included.
         places: (tokens,) of bool, where image embeddings go.
+        counted: (tokens,) of int64, the ids as penalties and other filters count them.
         tiles: the tiles (tiles, 3, height, width) of its pictures and videos, in the order of their places.
     """
 
     ids: np.ndarray
     places: np.ndarray
+    counted: np.ndarray
     tiles: list[np.ndarray]
 
 
@@ -55,7 +57,9 @@ class Prompts:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, Plain) and format.clean_up_spaces)
+        self._expect_token(format.image, format.image_token_id, "image_token_id")
         if isinstance(format, Chat):
+            self._expect_token(format.video, format.video_token_id, "video_token_id")
             path = folder / contract.CHAT_TEMPLATE
             try:
                 source = _read(path).decode("utf-8")
@@ -91,7 +95,12 @@ class Prompts:
             tokens = len(tiles) * self._tile_tokens
             ids += [*around[0], *[format.image_token_id] * tokens, *around[1]]
             places += [False] * len(around[0]) + [True] * tokens + [False] * len(around[1])
-        return Encoded(np.array(ids + text, np.int64), np.array(places + [False] * len(text)), list(images))
+        all_ids, is_image = np.array(ids + text, np.int64), np.array(places + [False] * len(text))
+        counted = all_ids.copy()
+        if format.counted_from is not None:
+            numbers = [np.arange(len(tiles) * self._tile_tokens) for tiles in images]
+            counted[is_image] = format.counted_from + np.concatenate([*numbers, np.zeros(0, np.int64)])
+        return Encoded(all_ids, is_image, counted, list(images))
 
     def _chat(
         self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: Chat
@@ -108,7 +117,14 @@ class Prompts:
             tiles.append(some)
             pieces[2 * index + 1] = piece * len(some) * self._tile_tokens
         ids = np.array(self.ids("".join(pieces)), np.int64)
-        return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), tiles)
+        return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), ids, tiles)
+
+    def _expect_token(self, token: str, token_id: int, name: str) -> None:
+        if self.tokenizer.token_to_id(token) != token_id:
+            raise BundleError(
+                f"prompt.{name} is {token_id}, {contract.TOKENIZER} has {token!r:.60} as"
+                f" {self.tokenizer.token_to_id(token)}; export the bundle again"
+            )
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text, nothing added.

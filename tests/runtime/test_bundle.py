@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import BUNDLES
 from onnx_vlm.graphs import manifest
 from onnx_vlm.runtime import BundleError, load
 
@@ -57,16 +58,100 @@ def test_every_problem_of_a_manifest_is_named(copy: Path):
         assert said in message
 
 
-@pytest.mark.parametrize("version", [manifest.FORMAT + 1, 1, "2", None])
-def test_another_format_is_refused(copy: Path, version: object):
+@pytest.mark.parametrize("version", [6, 1, 0, -1, "2", None, True, 8.0])
+def test_a_format_that_is_too_old_or_none_is_refused(copy: Path, version: object):
     edit(copy, lambda data: data.update(format=version))
-    assert f"format is {version!r}" in refused(copy)
+    assert f"format is {version!r}, this version reads 7 to {manifest.FORMAT}; export" in refused(copy)
+
+
+def test_a_newer_format_says_which_version_reads_it(copy: Path):
+    edit(copy, lambda data: data.update(format=manifest.FORMAT + 1, made_with={"onnx-vlm": "9.2.1"}, novelty=1))
+    assert "takes onnx-vlm 9.2.1 or later: pip install --upgrade onnx-vlm" in refused(copy)
+    edit(copy, lambda data: data.update(made_with=[]))
+    assert "takes onnx-vlm of a newer version" in refused(copy)
+
+
+def test_a_field_with_a_default_may_be_absent(copy: Path):
+    edit(copy, lambda data: data["generation"].update(defaults={"top_p": 0.5}))
+    read = manifest.load(copy).generation.defaults
+    assert read == manifest.Sampling(top_p=0.5)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "{}"])
 def test_what_is_no_manifest_is_refused(copy: Path, text: str):
     (copy / manifest.FILE_NAME).write_text(text)
     assert manifest.FILE_NAME in refused(copy)
+
+
+#: Where in the manifest, what is put there, and how the problem begins.
+INVALID: list[tuple[str, str, Any, str]] = [
+    ("", "image.max_tiles", 0, "image.max_tiles: 0 is not from 1"),
+    ("", "image.max_tiles", -1, "image.max_tiles: -1 is not from 1"),
+    ("", "image.max_tiles", 10**12, "image.max_tiles: 1000000000000 is not from 1"),
+    ("", "video.frames", 0, "video.frames: 0 is not from 1"),
+    ("", "video.frames", 10**12, "video.frames: 1000000000000 is not from 1"),
+    ("", "prompt.image_token_id", 5, "prompt.image_token_id is 5, tokenizer.json has"),
+    ("", "prompt.video_token_id", 5, "prompt.video_token_id is 5, tokenizer.json has"),
+    ("", "prompt.image_token_id", -1, "prompt.image_token_id: -1 is not from 0"),
+    ("", "precision", {}, "precision.decoder: missing"),
+    ("", "precision.decoder", "fp8", "precision.decoder: 'fp8' is unknown; known: fp32"),
+    ("", "source", {}, "source.checkpoint: missing"),
+    ("", "graphs.vision_encoder.inputs", [], "graphs.vision_encoder.inputs: ranks (), (4,) are expected"),
+    ("", "graphs.projector.outputs", [], "graphs.projector.outputs: ranks (), (3,) are expected"),
+    ("", "graphs.decoder.inputs.0.shape", [], "graphs.decoder.inputs: ranks (0, 1, 0, 2)"),
+    ("", "graphs.decoder.inputs.0.shape.2", 0, "graphs.decoder.inputs.inputs_embeds: shape"),
+    ("", "graphs.decoder.inputs.0.shape.2", "wide", "graphs.decoder: a size varies that must be fixed"),
+    ("", "graphs.other", {"inputs": [], "outputs": []}, "graphs.other: unknown; known: vision_encoder"),
+    ("", "image.pixels.std.1", 0, "image.pixels.std: (0.5, 0.0, 0.5) has a 0"),
+    ("", "image.pixels.rescale_factor", 1e400, "image.pixels.rescale_factor: inf is not float"),
+    ("", "generation.max_positions", 0, "generation.max_positions: 0 is not from 1"),
+    ("", "generation.eos_token_ids", [-1], "generation.eos_token_ids.0: -1 is not from 0"),
+    ("", "generation.defaults.top_p", 7.0, "generation.defaults: top_p is 7.0; give a number from 0 to 1"),
+    ("", "generation.defaults.early_stopping", 1, "generation.defaults.early_stopping: 1 is not"),
+    ("", "prefill.token", -1, "prefill.token: -1 is not from 0"),
+    ("", "files." + "a" * 300, {"size": 1, "sha256": ""}, "File name too long"),
+    ("locations", "grounding.bins", 0, "grounding.bins: 0 is not from 2"),
+    ("locations", "grounding.bins", 10**12, "grounding.bins: 1000000000000 is not from 2"),
+    ("locations", "grounding.codes", -1, "grounding.codes: -1 is not from 0"),
+    ("locations", "grounding.codes", 10**12, "grounding.codes: 1000000000000 is not from 0"),
+    ("locations", "grounding.code_values", 0, "grounding.code_values: 0 is not from 1"),
+    ("locations", "grounding.edges.0", "top", "grounding.edges: ('top', 'xmin', 'ymax', 'xmax') are not"),
+    ("locations", "grounding.token", "<loc>", "grounding.token: '<loc>' does not take one number"),
+    ("locations", "grounding.token", "{:9999999999}", "grounding.token: '{:9999999999}' does not take one number"),
+    ("locations", "grounding.token", "{0.__class__}", "grounding.token: '{0.__class__}' does not take one number"),
+    ("patches", "grounding.side", 0, "grounding.side: 0 is not from 1"),
+    ("patches", "grounding.side", 10**12, "grounding.side: 1000000000000 is not from 1"),
+]
+GROUNDING: dict[str, dict[str, Any]] = {
+    "locations": {
+        "kind": "locations", "token": "<loc{:04d}>", "code": "<seg{:03d}>", "codes": 16, "code_values": 128,
+        "bins": 1024, "edges": ["ymin", "xmin", "ymax", "xmax"], "separator": ";",
+    },
+    "patches": {
+        "kind": "patches", "token": "<patch_index_{:04d}>", "side": 32, "phrase": ["<p>", "</p>"],
+        "object": ["<o>", "</o>"], "separator": ";",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("grounding", "where", "value", "said"), INVALID, ids=lambda value: f"{value!s:.40}")
+def test_a_value_that_cannot_be_used_is_named(tmp_path: Path, grounding: str, where: str, value: Any, said: str):
+    copy = Path(shutil.copytree(BUNDLES / "format-7", tmp_path / "copy"))
+
+    def damage(data: dict[str, Any]) -> None:
+        data["grounding"] = GROUNDING.get(grounding)
+        *parents, last = [int(part) if part.isdigit() else part for part in where.split(".")]
+        for parent in parents:
+            data = data[parent]
+        data[last] = value
+
+    edit(copy, damage)
+    assert said in refused(copy)
+
+
+def test_a_weight_file_that_the_manifest_leaves_out_is_missed(copy: Path):
+    edit(copy, lambda data: data["files"].pop("decoder.onnx.data"))
+    assert "files.decoder.onnx.data: missing" in refused(copy)
 
 
 def test_a_missing_or_cut_file_is_named(copy: Path):

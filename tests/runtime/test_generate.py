@@ -143,8 +143,8 @@ def test_options_that_cannot_be(vlm: VLM):
     for options, said in (
         ({"num_beams": 0}, "num_beams is 0; give 1 or more"),
         ({"num_beams": 2.0}, "num_beams is 2.0"),
-        ({"temperature": 0}, "temperature is 0; give a number above 0"),
-        ({"top_p": 1.5}, "top_p is 1.5; give a number of 0 to 1"),
+        ({"temperature": 0}, "temperature is 0; give a number from 1e-06 to 1e\\+06"),
+        ({"top_p": 1.5}, "top_p is 1.5; give a number from 0 to 1"),
         ({"top_k": -1}, "top_k is -1"),
         ({"min_p": "a"}, "min_p is 'a'"),
         ({"stop": ""}, "not empty"),

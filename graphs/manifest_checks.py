@@ -1,0 +1,187 @@
+"""What a manifest may say: files that are there, sizes that are possible and agree, and known names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from . import contract
+from . import shape_profile as profile
+
+if TYPE_CHECKING:
+    from .manifest import Manifest
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+EDGES = ("xmax", "xmin", "ymax", "ymin")
+#: Ranks of the tensors that each graph begins with, inputs and outputs.
+RANKS = {
+    contract.VISION_ENCODER: ((4,), (3,)),
+    contract.PROJECTOR: ((3,), (3,)),
+    contract.DECODER: ((3, 1, 0, 2), (3,)),
+    contract.MASK_DECODER: ((2,), (3,)),
+}
+MAX_SIDE = 1 << 14
+MAX_ID = 1 << 31
+
+#: the name of a number, the number, the least and the most that it may be
+Bound = tuple[str, int, int, int]
+
+
+def problems(manifest: Manifest, folder: Path) -> list[str]:
+    """Every problem of a manifest whose fields have the right types, as sentences that name field and value."""
+    found = [*_missing(manifest, folder), *_graphs(manifest)]
+    return [*(found or [*_sizes(manifest), *_values(manifest), *_at_odds(manifest)]), *_files(manifest, folder)]
+
+
+def _missing(manifest: Manifest, folder: Path) -> Iterator[str]:
+    yield from (f"graphs.{name}: missing" for name in contract.GRAPHS if name not in manifest.graphs)
+    needed = {contract.EMBED_TOKENS, contract.TOKENIZER}
+    needed |= {f"{name}.onnx" for name in (*contract.GRAPHS, *manifest.graphs)}
+    needed |= {path.name for name in manifest.graphs for path in folder.glob(f"{name}.onnx*")}
+    needed |= {contract.CHAT_TEMPLATE} if manifest.prompt.kind == "chat" else set()
+    needed |= {contract.PROOF_PICTURE, contract.PROOF_ARRAYS} if manifest.proof else set()
+    yield from (f"files.{name}: missing" for name in sorted(needed - manifest.files.keys()))
+
+
+def _graphs(manifest: Manifest) -> Iterator[str]:
+    """Graphs that are unknown, or whose tensors have other ranks or sizes than they may have."""
+    for graph, spec in manifest.graphs.items():
+        if graph not in RANKS:
+            yield f"graphs.{graph}: unknown; known: {', '.join(RANKS)}"
+            continue
+        for kind, tensors, ranks in zip(("inputs", "outputs"), (spec.inputs, spec.outputs), RANKS[graph]):
+            where, found = f"graphs.{graph}.{kind}", tuple(len(tensor.shape) for tensor in tensors)
+            if found[: len(ranks)] != ranks:
+                yield f"{where}: ranks {found[: len(ranks)]}, {ranks} are expected"
+            for tensor in tensors:
+                if not all(isinstance(size, str) or 1 <= size < MAX_ID for size in tensor.shape):
+                    yield f"{where}.{tensor.name}: shape {tensor.shape} has a size that is not 1 or more"
+        if any(isinstance(size, str) for size in _fixed(graph, spec)):
+            yield f"graphs.{graph}: a size varies that must be fixed, in {', '.join(map(str, spec.inputs[:1]))}"
+        if graph == contract.DECODER and not 0 < len(spec.inputs) - len(RANKS[graph][0]) == len(spec.outputs) - 1:
+            yield f"graphs.{graph}: {len(spec.inputs)} inputs and {len(spec.outputs)} outputs do not pair"
+
+
+def _fixed(graph: str, spec: contract.GraphSpec) -> list[int | str]:
+    """Sizes that no call changes: all but the first, those of the decoder's sequence aside."""
+    tensors = (*spec.inputs[:1], *spec.outputs[:1])
+    return [size for tensor in tensors for size in tensor.shape[2 if graph == contract.DECODER else 1 :]]
+
+
+def _sizes(manifest: Manifest) -> Iterator[str]:
+    for name, number, least, most in _bounds(manifest):
+        if not least <= number <= most:
+            yield f"{name}: {number} is not from {least} to {most}"
+
+
+def _bounds(manifest: Manifest) -> Iterator[Bound]:
+    image, video, prompt = manifest.image, manifest.video, manifest.prompt
+    if image.kind == "tiles":
+        yield "image.max_tiles", image.max_tiles, 1, 1000
+    if video is not None:
+        yield "video.frames", video.frames, 1, 10_000
+    yield "prompt.image_token_id", prompt.image_token_id, 0, MAX_ID
+    if prompt.kind == "chat":
+        yield "prompt.video_token_id", prompt.video_token_id, 0, MAX_ID
+    else:
+        if prompt.counted_from is not None:
+            yield "prompt.counted_from", prompt.counted_from, 0, MAX_ID
+        yield "prompt.min_images", prompt.min_images, 0, MAX_SIDE
+        if prompt.max_images is not None:
+            yield "prompt.max_images", prompt.max_images, prompt.min_images, MAX_SIDE
+    generation = manifest.generation
+    yield "generation.max_new_tokens", generation.max_new_tokens, 1, MAX_ID
+    yield "generation.max_positions", generation.max_positions, 1, MAX_ID
+    if generation.max_length is not None:
+        yield "generation.max_length", generation.max_length, 1, MAX_ID
+    for index, token in enumerate(generation.eos_token_ids):
+        yield f"generation.eos_token_ids.{index}", token, 0, MAX_ID
+    yield "prefill.token", manifest.prefill.token, 0, 1 << 40
+    yield "prefill.pair", manifest.prefill.pair, 0, 1 << 40
+    grounding = manifest.grounding
+    if grounding is None:
+        return
+    if grounding.kind == "locations":
+        yield "grounding.bins", grounding.bins, 2, 1 << 16
+        yield "grounding.codes", grounding.codes, 0, 1 << 10
+        yield "grounding.code_values", grounding.code_values, min(1, grounding.codes), 1 << 16
+    else:
+        yield "grounding.side", grounding.side, 1, 256
+
+
+def _values(manifest: Manifest) -> Iterator[str]:
+    """Names that are unknown, and values that cannot be used."""
+    for name in ("checkpoint", "model_type"):
+        if name not in manifest.source:
+            yield f"source.{name}: missing"
+    for name in (*manifest.graphs, "embed_tokens"):
+        precision = manifest.precision.get(name)
+        if precision not in PRECISIONS:
+            problem = (
+                "missing" if precision is None else f"{precision!r:.60} is unknown; known: {', '.join(PRECISIONS)}"
+            )
+            yield f"precision.{name}: {problem}"
+    recipes = {"image": manifest.image} | ({"video.tile": manifest.video.tile} if manifest.video else {})
+    for name, recipe in recipes.items():
+        if 0 in recipe.pixels.std:
+            yield f"{name}.pixels.std: {recipe.pixels.std} has a 0, by which levels are divided"
+    yield from (f"generation.defaults: {problem}" for problem in manifest.generation.defaults.problems())
+    grounding = manifest.grounding
+    if grounding is None:
+        return
+    if grounding.kind == "locations":
+        if tuple(sorted(grounding.edges)) != EDGES:
+            yield f"grounding.edges: {grounding.edges} are not {', '.join(EDGES)} in some order"
+        yield from _templates({"token": grounding.token, "code": grounding.code})
+    else:
+        yield from _templates({"token": grounding.token})
+
+
+def _templates(texts: dict[str, str]) -> Iterator[str]:
+    for name, text in texts.items():
+        if not re.fullmatch(r"[^{}]{0,64}\{(:0\dd)?\}[^{}]{0,64}", text):
+            yield f"grounding.{name}: {text!r:.60} does not take one number, as '<loc{{:04d}}>' does"
+
+
+def _at_odds(manifest: Manifest) -> Iterator[str]:
+    """Sizes that contradict each other."""
+    *_, height, width = manifest.graphs[contract.VISION_ENCODER].inputs[0].shape
+    recipe = manifest.image
+    tiles = {"image": (recipe.size, recipe.size) if recipe.kind == "tiles" else (recipe.height, recipe.width)}
+    if manifest.video is not None:
+        tiles["video.tile"] = (manifest.video.tile.height, manifest.video.tile.width)
+    for name, (rows, columns) in tiles.items():
+        if (rows, columns) != (height, width):
+            yield f"{name}: tiles of {rows} x {columns}, the graph takes {height} x {width}"
+    if contract.MASK_DECODER in manifest.graphs:
+        grounding = manifest.grounding
+        *_, codes = manifest.graphs[contract.MASK_DECODER].inputs[0].shape
+        written = grounding.codes if grounding is not None and grounding.kind == "locations" else 0
+        if codes != written:
+            yield f"graphs.{contract.MASK_DECODER}: takes {codes} codes, the model writes {written}"
+    if manifest.profiles:
+        yield from (f"profiles.{name}: missing" for name in manifest.graphs if name not in manifest.profiles)
+    for name, extents in manifest.profiles.items():
+        if name not in manifest.graphs:
+            yield f"profiles.{name}: there is no such graph"
+        else:
+            yield from (f"profiles.{name}.{one}" for one in profile.problems(extents, manifest.graphs[name]))
+
+
+def _files(manifest: Manifest, folder: Path) -> Iterator[str]:
+    for name, file in manifest.files.items():
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+            yield f"files.{name}: the path leaves the folder"
+            continue
+        try:
+            size = (folder / name).stat().st_size if (folder / name).is_file() else None
+        except OSError as error:
+            yield f"{name:.60}: {error.strerror}"
+            continue
+        if size is None:
+            yield f"{name}: the file is missing"
+        elif size != file.size:
+            yield f"{name}: {size} bytes, {file.size} are expected"

@@ -1,0 +1,47 @@
+"""Manifests of older formats made into today's: one function a step, from each format to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import BundleError
+
+#: The format that an export writes. It changes with every new field, so that an older version says that it is too old.
+FORMAT = 8
+OLDEST = 7
+
+Data = dict[str, Any]
+
+
+def _from_7(data: Data) -> Data:
+    """Format 8 has more defaults of generation, and ids that are counted at the placeholders of images; all of them
+    may be absent. A default of format 7 is always given, `top_k` too."""
+    return data
+
+
+STEPS: dict[int, Callable[[Data], Data]] = {7: _from_7}
+
+
+def migrate(data: Any, path: Path) -> Data:
+    """The JSON of a manifest as one of today's format.
+
+    Raises:
+        BundleError: if it is no manifest, older than any that can be read, or newer than this version.
+    """
+    found = data.get("format") if isinstance(data, dict) else None
+    if type(found) is not int or found < OLDEST:
+        raise BundleError(
+            f"{path}: format is {found!r}, this version reads {OLDEST} to {FORMAT}; export the bundle again"
+        )
+    if found > FORMAT:
+        made_with = data.get("made_with")
+        version = made_with.get("onnx-vlm") if isinstance(made_with, dict) else None
+        raise BundleError(
+            f"{path}: format is {found}, this version reads {OLDEST} to {FORMAT}; it takes onnx-vlm"
+            f" {version or 'of a newer version'} or later: pip install --upgrade onnx-vlm"
+        )
+    for step in range(found, FORMAT):
+        data = STEPS[step](data)
+    return {**data, "format": FORMAT}
