@@ -25,6 +25,7 @@ from .tracing import portable_attention as standard
 from .tracing import trace
 from .tracing.decoder import Decoder, name_cache_outputs
 from .tracing.optimize import optimize
+from .tracing.patching import warn_of_untested
 
 #: told the name of a step, what is done of it and the whole, in bytes
 Progress = Callable[[str, int, int], None]
@@ -75,6 +76,7 @@ def export_model(
         ExportError: if `output` exists and may not be replaced, a precision or target is unknown, there is too little
             disk, or the bundle does not do what the source model does.
     """
+    warn_of_untested()
     tell = progress or (lambda *_: None)
     precisions = lower.choose(precision, vision_precision, block_size)
     portable.check(target, precisions)

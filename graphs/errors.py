@@ -39,3 +39,24 @@ class ProviderError(VLMError):
 
 class GenerationError(VLMError):
     """A failure while the model ran."""
+
+
+#: Packages of the extra `export`, by the names under which they are imported.
+EXPORT_PACKAGES = (
+    "huggingface_hub",
+    "ml_dtypes",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "timm",
+    "torch",
+    "transformers",
+)
+
+
+def explain_import_error(error: ImportError, purpose: str) -> str:
+    """Why `purpose` failed with an ImportError, and what to do: install the extra `export` where it is missing."""
+    if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:
+        return f"{purpose} needs {error.name}; install it: pip install 'onnx-vlm[export]'"
+    return f"{purpose} fails with the installed packages: {error}; install the versions that onnx-vlm is tested with"

@@ -13,6 +13,7 @@ import onnx_vlm.graphs
 import onnx_vlm.runtime
 import pytest
 from helpers import REPOSITORY
+from onnx_vlm.graphs.errors import EXPORT_PACKAGES, explain_import_error
 
 ROOMS = ("graphs", "export", "runtime")
 HEAVY = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir")
@@ -47,6 +48,28 @@ def test_no_source_of_runtime_or_contract_names_what_it_may_not_import(room: str
     for path in sources(room):
         heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(HEAVY)})\b", path.read_text(), re.MULTILINE)
         assert not heavy or (path.parent.name == "transforms" and set(heavy) == {"onnx_ir"}), path
+
+
+def test_the_packages_of_the_extra_are_those_that_an_import_error_is_explained_by():
+    extra = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]["export"]
+    names = sorted(re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requirement in extra)
+    assert names == sorted(EXPORT_PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "pip install 'onnx-vlm[export]'"),
+        (ModuleNotFoundError("No module named 'torch.gone'", name="torch.gone"), "versions that onnx-vlm is tested"),
+        (ModuleNotFoundError("No module named 'other'", name="other"), "No module named 'other'"),
+        (ImportError("cannot import name 'x' from 'torch'", name="torch"), "cannot import name 'x'"),
+    ],
+    ids=["not installed", "a module is gone", "another package", "a name is gone"],
+)
+def test_an_extra_is_named_only_where_it_is_missing(error: ImportError, expected: str):
+    text = explain_import_error(error, "exporting")
+    assert expected in text
+    assert ("pip install" in text) == (error.name == "torch" and isinstance(error, ModuleNotFoundError))
 
 
 def test_the_runtime_knows_no_family():

@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import rename_source_key
 
 from ...graphs import CheckpointError, contract
 from ...graphs.transforms.weights import Source
+from ..tracing.patching import KEY_CONVERSIONS, KEY_RENAMING, require
 from .lora import Adapter
 from .safetensors_files import stored_tensors
 
@@ -130,7 +129,8 @@ class Weights:
     def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel) -> None:
         self.names = {id(tensor): name for name, tensor in _tensors(model).items()}
         self._known = model.state_dict(keep_vars=True)
-        self._renamings = get_model_conversion_mapping(model)
+        self._renamings = require(KEY_CONVERSIONS)(model)
+        self._rename = require(KEY_RENAMING)
         self._prefix = model.base_model_prefix
         wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
         buffers = {name for name, _ in model.named_buffers()}
@@ -158,7 +158,7 @@ class Weights:
 
     def name_of(self, key: str) -> str | None:
         """What the model calls the tensor that a checkpoint of any layout calls `key`; a tied one by its first name."""
-        name, _ = rename_source_key(key, self._renamings, [], self._prefix, self._known)
+        name, _ = self._rename(key, self._renamings, [], self._prefix, self._known)
         return self.names[id(self._known[name])] if name in self._known else None
 
 

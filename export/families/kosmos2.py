@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AutoProcessor, Kosmos2Config, Kosmos2ForConditionalGeneration, PreTrainedModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2VisionConfig
@@ -25,7 +24,8 @@ from ..checkpoint import image_processor as processing
 from ..checkpoint.checkpoint import Checkpoint, parse
 from ..tracing import fused_attention as attention
 from ..tracing.decoder import Decoder
-from ..tracing.fused_attention import CachedAttention, replaced
+from ..tracing.fused_attention import CachedAttention
+from ..tracing.patching import DECODER_MASK, changed, replaced, with_real_tensors
 from .registry import Behaviour, Stages
 
 IMAGE, IMAGE_END = "<image>", "</image>"
@@ -68,9 +68,10 @@ class SinusoidalDecoder(Decoder):
 
     def constants(self) -> dict[str, np.ndarray]:
         embed = self.causal_lm.model.embed_positions
-        first, (rows, width) = embed.padding_idx + 1, self.positions.shape
-        with unset_fake_temporarily():
-            return {"positions": embed.get_embedding(first + rows, width, embed.padding_idx)[first:].numpy()}
+        first = embed.padding_idx + 1
+        rows, width = self.positions.shape
+        table = with_real_tensors(lambda: embed.get_embedding(first + rows, width, embed.padding_idx).numpy())
+        return {"positions": table[first:]}
 
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
         sequence = inputs_embeds.shape[1]
@@ -78,7 +79,7 @@ class SinusoidalDecoder(Decoder):
         places = before.unsqueeze(1) + torch.arange(sequence)
         model = self.causal_lm.model
         with (
-            replaced(model, _prepare_decoder_attention_mask=lambda *_: None),
+            changed(DECODER_MASK, lambda _: lambda *_: None, model),
             replaced(model.embed_positions, forward=lambda **_: torch.nn.functional.embedding(places, self.positions)),
         ):
             return self.causal_lm(inputs_embeds=inputs_embeds, cached=cached, **options)

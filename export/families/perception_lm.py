@@ -7,16 +7,13 @@ queries and keys of patches, not of the class token.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
-import timm.layers.attention
-import timm.models.eva
 import torch
 from PIL import Image
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AutoProcessor, PerceptionLMConfig, PerceptionLMForConditionalGeneration, PreTrainedModel
 
 from ...graphs import CheckpointError, contract, manifest
@@ -24,7 +21,7 @@ from ..checkpoint import image_processor as processing
 from ..checkpoint.checkpoint import Checkpoint, parse
 from ..tracing import fused_attention as attention
 from ..tracing.decoder import RotaryDecoder
-from ..tracing.fused_attention import replaced
+from ..tracing.patching import BLOCK_ROTATION, DROP_PATH_RATES, PATCH_ROTATION, changed, require, with_real_tensors
 from .registry import Behaviour, Stages
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image|>", "<|video|>"
@@ -48,8 +45,7 @@ class VisionEncoder(torch.nn.Module):
 
 @contextmanager
 def _rotation_as_operator() -> Iterator[None]:
-    attention, eva = timm.layers.attention, timm.models.eva
-    with replaced(attention, apply_rot_embed_cat=rotate), replaced(eva, apply_rot_embed_cat=rotate):
+    with changed(PATCH_ROTATION, lambda _: rotate), changed(BLOCK_ROTATION, lambda _: rotate):
         yield
 
 
@@ -121,13 +117,12 @@ def _check_tile(
 @contextmanager
 def _real_drop_path() -> Iterator[None]:
     """timm asks a tensor for its values to compute drop path rates, which fake ones cannot tell."""
+    compute = require(DROP_PATH_RATES)
 
-    def real(rates: object, depths: object, **options: object) -> object:
-        with unset_fake_temporarily():
-            return compute(rates, depths, **options)
+    def real(*given: object, **options: object) -> object:
+        return with_real_tensors(partial(compute, *given, **options))
 
-    compute = timm.models.eva.calculate_drop_path_rates
-    with replaced(timm.models.eva, calculate_drop_path_rates=real):
+    with changed(DROP_PATH_RATES, lambda _: real):
         yield
 
 
@@ -135,14 +130,24 @@ def _tower_constants(tower: torch.nn.Module) -> dict[str, np.ndarray]:
     """Buffers that timm computes and no checkpoint stores (rotary tables), computed on real memory."""
     constants = {}
     for name, module in tower.named_modules():
-        if not module._buffers or not hasattr(module, "init_non_persistent_buffers"):
-            continue
-        with unset_fake_temporarily(), torch.inference_mode():
-            real = copy.copy(module)
-            real._buffers = {key: torch.empty(tuple(b.shape), dtype=b.dtype) for key, b in module.named_buffers()}
-            real.init_non_persistent_buffers()
-            constants |= {f"{TOWER}.{name}.{key}": buffer.numpy() for key, buffer in real._buffers.items()}
+        if next(module.buffers(recurse=False), None) is not None and hasattr(module, "init_non_persistent_buffers"):
+            values = with_real_tensors(partial(_computed_buffers, module))
+            constants |= {f"{TOWER}.{name}.{key}": value for key, value in values.items()}
     return constants
+
+
+@torch.inference_mode()
+def _computed_buffers(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The values of a module's own buffers as it computes them; the buffers themselves stay as they are."""
+    fake = dict(module.named_buffers(recurse=False))
+    try:
+        for key, buffer in fake.items():
+            setattr(module, key, torch.empty(tuple(buffer.shape), dtype=buffer.dtype))
+        module.init_non_persistent_buffers()
+        return {key: getattr(module, key).numpy() for key in fake}
+    finally:
+        for key, buffer in fake.items():
+            setattr(module, key, buffer)
 
 
 def question(

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from ...graphs import CheckpointError, GraphSpec, manifest
+from ...graphs.errors import explain_import_error
 from ..checkpoint import generation_config
 from ..checkpoint.checkpoint import Checkpoint
 
@@ -94,10 +95,8 @@ def find(model_type: str | None) -> Family:
     family = _MODULES[model_type]
     try:
         return importlib.import_module(family) if isinstance(family, str) else family
-    except ModuleNotFoundError as error:
-        raise CheckpointError(
-            f"exporting model_type {model_type!r} needs {error.name}; install it: pip install 'onnx-vlm[export]'"
-        ) from error
+    except ImportError as error:
+        raise CheckpointError(explain_import_error(error, f"exporting model_type {model_type!r}")) from error
 
 
 def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generation:

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from ...graphs.transforms.weights import Source, in_order, slices
+from ..tracing.patching import replaced, without_initialisation
 
 #: Weights of more elements stay on disk, and so many of each are in memory at a time. More would leave holes in the
 #: heap, which grows by them, and is no faster.
@@ -30,12 +29,8 @@ def empty_parameters() -> Iterator[None]:
             parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
         register(module, name, parameter)
 
-    torch.nn.Module.register_parameter = empty
-    try:
-        with no_init_weights():
-            yield
-    finally:
-        torch.nn.Module.register_parameter = register
+    with replaced(torch.nn.Module, register_parameter=empty), without_initialisation():
+        yield
 
 
 def read_from_disk(model: PreTrainedModel, weights: Mapping[int, Source]) -> None:
@@ -45,20 +40,20 @@ def read_from_disk(model: PreTrainedModel, weights: Mapping[int, Source]) -> Non
         weights: the values of each parameter, by its `id`.
     """
     model.set_attn_implementation(ATTENTION)
+    # PyTorch's own attention takes the weight of its output without calling it.
+    uncalled = {module.out_proj for module in model.modules() if isinstance(module, torch.nn.MultiheadAttention)}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             source = weights[id(parameter)]
             kind = next((ours for theirs, ours in STREAMED.items() if isinstance(module, theirs)), None)
-            if isinstance(module, NonDynamicallyQuantizableLinear):
-                kind = None  # PyTorch's own attention takes its weight without calling it
-            if name == "weight" and kind is not None and parameter.numel() > KEPT:
+            if name == "weight" and kind is not None and module not in uncalled and parameter.numel() > KEPT:
                 theirs = type(module)
                 # Between a class and PyTorch's, so that what a class does around the product stays.
                 module.__class__ = kind if theirs in STREAMED else type(theirs.__name__, (theirs, kind), {})
                 module.source, values = source, torch.empty(0)  # the weight still says where it is and of what type
             else:
                 values = torch.from_numpy(source[...])
-            module._parameters[name] = torch.nn.Parameter(values, requires_grad=False)
+            setattr(module, name, torch.nn.Parameter(values, requires_grad=False))
     model.eval()
 
 

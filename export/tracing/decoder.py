@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AutoModelForCausalLM
 from transformers.utils import ModelOutput
 
 from ...graphs import CheckpointError, GraphSpec, contract
-from .fused_attention import CachedAttention, replaced
+from .fused_attention import CachedAttention
+from .patching import DECODER_ROTATION, changed, find, replaced, with_real_tensors
 from .portable_attention import WrittenCache
 
 Array = np.ndarray
@@ -80,8 +80,18 @@ class Decoder(torch.nn.Module):
         )  # fmt: skip
         if self.standard:
             cached = WrittenCache.of(cached, inputs_embeds.shape[1])
-        with replaced(sys.modules[type(self.causal_lm).__module__], slice_logits_to_keep=pick_rows):
-            return self.run(inputs_embeds, cached, logits_to_keep=logits_indices, use_cache=False).logits
+        with self._head_given_rows(logits_indices):
+            return self.run(inputs_embeds, cached, use_cache=False).logits
+
+    @contextmanager
+    def _head_given_rows(self, indices: torch.Tensor) -> Iterator[None]:
+        """Compute logits of positions `indices` (batch, kept) alone."""
+        head = self.causal_lm.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, inputs: (pick_rows(inputs[0], indices),))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
         """Call `causal_lm` so that its layers get `cached` and it makes no mask or position of its own."""
@@ -118,14 +128,17 @@ class RotaryDecoder(Decoder):
 
     def constants(self) -> dict[str, Array]:
         """The rotary tables as the model computes them, row 0 being `first_position`."""
+        return with_real_tensors(self._tables)
+
+    @torch.inference_mode()
+    def _tables(self) -> dict[str, Array]:
         config = self.causal_lm.config
-        with unset_fake_temporarily(), torch.inference_mode():
-            positions = torch.arange(config.max_position_embeddings)[None] + self.first_position
-            tables = type(self.causal_lm.model.rotary_emb)(config)(torch.zeros(1), positions)
-            return {
-                name: np.ascontiguousarray(table[0, :, : self.head_dim // 2].numpy())
-                for name, table in zip(("cos_cache", "sin_cache"), tables)
-            }
+        positions = torch.arange(config.max_position_embeddings)[None] + self.first_position
+        tables = type(self.causal_lm.model.rotary_emb)(config)(torch.zeros(1), positions)
+        return {
+            name: np.ascontiguousarray(table[0, :, : self.head_dim // 2].numpy())
+            for name, table in zip(("cos_cache", "sin_cache"), tables)
+        }
 
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
         masks = None
@@ -143,13 +156,23 @@ class RotaryDecoder(Decoder):
     @contextmanager
     def _rotation(self, cached: CachedAttention) -> Iterator[None]:
         """Leave rotation to the attention operator, or have transformers' function do it with the tables."""
-        tables, functions = (None, None), {"apply_rotary_pos_emb": lambda query, key, *_, **__: (query, key)}
+        rotary = self.causal_lm.model.rotary_emb
+        modelling = sys.modules[type(self.causal_lm).__module__]
         if isinstance(cached, WrittenCache):
             rows = (torch.nn.functional.embedding(cached.positions, one) for one in (self.cos_cache, self.sin_cache))
-            tables, functions = tuple(torch.cat([row, row], -1) for row in rows), {}
-        rotary, module = self.causal_lm.model.rotary_emb, sys.modules[type(self.causal_lm).__module__]
-        with replaced(rotary, forward=lambda *_, **__: tables), replaced(module, **functions):
-            yield
+            tables = tuple(torch.cat([row, row], -1) for row in rows)
+            with replaced(rotary, forward=lambda *_, **__: tables):
+                yield
+        elif find(DECODER_ROTATION, modelling) is not None:
+            with (
+                replaced(rotary, forward=lambda *_, **__: (None, None)),
+                changed(DECODER_ROTATION, lambda _: lambda query, key, *_, **__: (query, key), modelling),
+            ):
+                yield
+        else:  # cosines of one and sines of zero: it rotates nothing
+            by_zero = torch.ones(1, 1, self.head_dim), torch.zeros(1, 1, self.head_dim)
+            with replaced(rotary, forward=lambda *_, **__: by_zero):
+                yield
 
     def _sliding(self, sequence: int, cached: CachedAttention) -> torch.Tensor:
         """The mask of a sliding layer, as its attention takes it."""

@@ -1,7 +1,7 @@
-"""What `torch.onnx.export` does again and again, done once: half of the time of an export of a small model.
+"""Work that `torch.onnx.export` repeats, done once: half the time of exporting a small model.
 
 It decomposes a program by tracing all of it a second time, for the sake of a few operators that it does not translate;
-here those are replaced where they stand. It promotes types by running all of it once more, also where none are mixed.
+here those are replaced in the graph. It promotes types by running all of it once more, also where no types are mixed.
 And it parses its library of translations anew for each graph.
 """
 
@@ -14,37 +14,38 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from onnxscript.values import TracedOnnxFunction
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torch.onnx._internal.exporter import _fx_passes
 
-from .fused_attention import replaced
+from .patching import PARSED_FUNCTION, TYPE_PROMOTION, changed, replaced
 
 aten = torch.ops.aten
-#: Operators that take and give the same as another, which is translated.
+#: Operators that are not translated, and the translated ones that compute the same.
 SAME = {
     aten.item.default: aten._local_scalar_dense.default,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
 }
 CASTS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout)
-ALL = sys.maxsize  #: where a slice ends that has no end
+ALL = sys.maxsize  #: the end of a slice that has no end
 
 _decompose = ExportedProgram.run_decompositions
-_promote = _fx_passes.insert_type_promotion_nodes
-_parsed = property(functools.cache(TracedOnnxFunction.function_ir.fget))
 
 
 @contextmanager
-def taken() -> Iterator[None]:
-    """Let `torch.onnx.export` take them. An operator that only a second trace resolves makes it raise."""
+def fast_export() -> Iterator[None]:
+    """Run `torch.onnx.export` in here to take the shortcuts; it raises if an operator has to be decomposed."""
     with (
         replaced(ExportedProgram, run_decompositions=_decomposed),
-        replaced(_fx_passes, insert_type_promotion_nodes=_promoted),
-        replaced(TracedOnnxFunction, function_ir=_parsed),
+        changed(TYPE_PROMOTION, lambda promote: functools.partial(_promoted, promote)),
+        changed(PARSED_FUNCTION, _parsed_once),
     ):
         yield
+
+
+@functools.cache
+def _parsed_once(parsed: property) -> property:
+    return property(functools.cache(parsed.fget))
 
 
 def _decomposed(program: ExportedProgram, table: dict[Any, Callable]) -> ExportedProgram:
@@ -54,13 +55,13 @@ def _decomposed(program: ExportedProgram, table: dict[Any, Callable]) -> Exporte
     return _decompose(program, table) if again else program
 
 
-def _promoted(module: GraphModule) -> None:
+def _promoted(promote: Callable[[GraphModule], None], module: GraphModule) -> None:
     if any(_mixes_types(node) for one in module.modules() for node in one.graph.nodes):
-        _promote(module)
+        promote(module)
 
 
 def _mixes_types(node: Node) -> bool:
-    """Whether an operator takes tensors of another type than it gives."""
+    """Whether an operator takes tensors of another type than it returns."""
     values = [one.meta.get("val") for one in (node, *node.all_input_nodes)]
     types = {value.dtype for value in values if isinstance(value, torch.Tensor)}
     return getattr(node.target, "namespace", "") == "aten" and len(types) > 1

@@ -7,10 +7,7 @@ same in operators of the ONNX standard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -48,7 +45,8 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Query, key and value are (batch, heads, sequence, head_dim), the result (batch, sequence, heads, head_dim).
 
-    `attention_mask` is added to the scores, (batch, 1, sequence, total).
+    `attention_mask` is added to the scores, (batch, 1, sequence, total). A causal operator masks by itself, and ignores
+    what mask a model may make.
     """
     _, heads, _, head_dim = query.shape
     inputs = [tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)]
@@ -58,7 +56,7 @@ def attention(
     else:
         operator = "GroupQueryAttention"
         inputs += [*cached.past[module.layer_idx], cached.sequence_lengths, cached.total_sequence_length]
-        inputs += [cached.cos_cache, cached.sin_cache, None, attention_mask]
+        inputs += [cached.cos_cache, cached.sin_cache, None, None if cached.causal else attention_mask]
         attributes |= {"kv_num_heads": key.shape[1], "causal": int(cached.causal)}
         attributes |= {"do_rotary": 1} if cached.cos_cache is not None else {}
         attributes |= {"softcap": float(softcap)} if softcap else {}
@@ -71,16 +69,3 @@ def attention(
 AttentionInterface.register(NAME, attention)
 # The operators make causal masks themselves, so transformers is to make none.
 AttentionMaskInterface.register(NAME, lambda *_, **__: None)
-
-
-@contextmanager
-def replaced(module: ModuleType | type, **functions: Callable) -> Iterator[None]:
-    """Swap functions of a module or class for the time of a trace."""
-    before = {name: getattr(module, name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(module, name, function)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(module, name, function)

@@ -85,7 +85,7 @@ def attention(
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
     if cached is not None:
-        seen = cached.seen if attention_mask is None else attention_mask
+        seen = cached.seen if attention_mask is None or cached.causal else attention_mask
         scores = torch.where(seen, scores, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, -1).reshape(batch, kv_heads, heads // kv_heads * sequence, -1)
     mixed = torch.matmul(weights, value).reshape(batch, heads, sequence, head_dim)

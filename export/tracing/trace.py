@@ -8,13 +8,12 @@ from functools import partial
 
 import onnx_ir as ir
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers.initialization import no_init_weights
 
 from ...graphs import GraphSpec, contract
-from . import fast_export as shortcuts
+from .fast_export import fast_export
 from .layers import unrolled
 from .optimize import quiet, simplify
+from .patching import FAKE_TENSORS, alone, require, without_initialisation
 
 OPSET = 23
 # Sizes to trace with. They differ from each other and from 1, so that none is mistaken for another or for a constant.
@@ -30,13 +29,20 @@ EXAMPLE_SIZES = {
 
 @contextmanager
 def fake_weights() -> Iterator[None]:
-    """Tensors made in here have shapes but no memory: a model of any size is built and traced at once."""
-    with FakeTensorMode(), no_init_weights():
+    """Tensors made in here have shapes but no memory: a model of any size is built and traced at once.
+
+    One thread at a time is in here; the others wait.
+
+    Raises:
+        ExportError: if the installed torch has no fake tensors where they are expected.
+    """
+    fake_tensors = require(FAKE_TENSORS)
+    with alone(), fake_tensors(), without_initialisation():
         yield
 
 
 class _Positional(torch.nn.Module):
-    """Takes its inputs by place, so that one rule for dynamic shapes serves every module."""
+    """Takes its inputs by position, so that one rule for dynamic shapes serves every module."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -70,7 +76,7 @@ def _whole(module: torch.nn.Module, spec: GraphSpec, opset: int) -> ir.Model:
     )  # fmt: skip
     with quiet("torch.onnx"):
         try:
-            with shortcuts.taken():
+            with fast_export():
                 program = export()
         except torch.onnx.OnnxExporterError:
             program = export()

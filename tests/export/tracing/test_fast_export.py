@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from onnx_vlm.export.tracing import fast_export as shortcuts
-from onnx_vlm.export.tracing import trace
+from onnx_vlm.export.tracing import fast_export, trace
+from onnx_vlm.export.tracing.patching import TYPE_PROMOTION
 from onnx_vlm.graphs import GraphSpec, TensorSpec
 from onnx_vlm.graphs.transforms import weights
 
@@ -58,14 +59,15 @@ def test_a_graph_computes_what_its_module_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., torch.Tensor], again: bool, mixed: bool
 ):
     called = []
-    for name in ("_decompose", "_promote"):
-        work = getattr(shortcuts, name)
-        monkeypatch.setattr(shortcuts, name, lambda *given, name=name, work=work: called.append(name) or work(*given))
+    passes = importlib.import_module(TYPE_PROMOTION.module)
+    for owner, name in ((fast_export, "_decompose"), (passes, TYPE_PROMOTION.name)):
+        work = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, name=name, work=work: called.append(name) or work(*given))
     with trace.fake_weights():
         Module.ran = 0
         graph = trace.trace(Module(function), SPEC)
     assert Module.ran == 1, "it was translated the first time"
-    assert ("_decompose" in called, "_promote" in called) == (again, mixed)
+    assert ("_decompose" in called, TYPE_PROMOTION.name in called) == (again, mixed)
     random = np.random.default_rng(0)
     weight, x = (random.normal(size=size).astype(np.float32) for size in ((2, 3, 3, 3), (4, 3, 8, 8)))
     weights.attach(graph, lambda _: weight)
