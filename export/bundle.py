@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -11,11 +12,14 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from ..graphs import ExportError, contract, manifest
+from ..graphs import CheckpointError, ExportError, VLMError, contract, manifest, strict_json
 from ..graphs.transforms import activation_memory as memory
 from ..graphs.transforms import weights
+from ..runtime.text import chat_template
+from ..runtime.text.prompt import Prompts
 from . import output_folder as place
 from . import precisions as lower
+from . import system_errors
 from . import targets as portable
 from .checkpoint import hub
 from .checkpoint.checkpoint import Checkpoint, Weights
@@ -32,6 +36,7 @@ Progress = Callable[[str, int, int], None]
 MADE_WITH = ("onnx-vlm", "torch", "transformers", "onnx", "onnxscript", "onnx-ir")
 
 
+@system_errors.named()
 def export_model(
     checkpoint: str | Path,
     output: str | Path,
@@ -87,7 +92,8 @@ def export_model(
     behaviour = chosen.behaviour(source)
     generation = family.generation(source, behaviour)
     mask_weights = masks.read(mask_decoder, behaviour.grounding) if mask_decoder is not None else None
-    with place.written_aside(output) as folder:
+    template = _template(source, behaviour)
+    with place.written_aside(output, overwrite) as folder:
         with trace.fake_weights():
             stages = chosen.build(source)
             if target == portable.PORTABLE:
@@ -99,7 +105,7 @@ def export_model(
             estimate = lower.estimate(_parts(stages), precisions, block_size, prove)
             if announce is not None:
                 announce(estimate)
-            place.check_room(folder, estimate.disk)
+            place.check_room(output.parent, estimate.disk)
             graphs = {}
             for name, spec in stages.graphs.items():
                 tell(f"trace {name}", 0, 0)
@@ -111,12 +117,13 @@ def export_model(
                 portable.check_operators(name, graph)
             lower.graph(graph, name, precisions[name], block_size)
         table = lower.table(read.sources[read.names[id(stages.embed_tokens)]], precisions[lower.EMBED_TOKENS])
-        _write(folder, graphs, table, tell)
-        shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
-        if isinstance(behaviour.prompt, manifest.Chat):
-            (folder / contract.CHAT_TEMPLATE).write_text(source.chat_template(), encoding="utf-8")
         prefill = _prefill(graphs[contract.DECODER], stages.modules[contract.DECODER])
         made = _manifest(source, stages, behaviour, generation, precisions, target, prefill)
+        _check_values(made)
+        _write(folder, graphs, table, tell)
+        shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
+        if template is not None:
+            (folder / contract.CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         if "fp16" in precisions.values():
             tell("find values too large for float16", 0, 0)
             made = _narrow(folder, made, behaviour.example)
@@ -125,6 +132,7 @@ def export_model(
             made = _prove(folder, made, source, chosen, behaviour.example, mask_weights)
         tell("seal", 0, 0)
         dataclasses.replace(made, files=_files(folder)).save(folder)
+        _read_back(folder)
     return output
 
 
@@ -209,6 +217,40 @@ def _prove(
         )
     proof.write(folder, picture, expected)
     return dataclasses.replace(made, proof=manifest.Proof(prompt))
+
+
+def _template(source: Checkpoint, behaviour: family.Behaviour) -> str | None:
+    """The chat template of a model that needs one, tried on the family's example."""
+    if not isinstance(behaviour.prompt, manifest.Chat):
+        return None
+    text = source.chat_template() or ""
+    try:
+        template = chat_template.Template(text, behaviour.prompt.special_tokens)
+        written = template.render(chat_template.conversation(behaviour.example, images=1, videos=0))
+    except VLMError as error:
+        raise CheckpointError(f"{source.folder}: {error}") from None
+    if (count := written.count(behaviour.prompt.image)) != 1:
+        raise CheckpointError(
+            f"{source.folder}: the chat template writes {behaviour.prompt.image} {count} times for one image; it must"
+            " write it once"
+        )
+    return text
+
+
+def _check_values(made: manifest.Manifest) -> None:
+    """Raise a CheckpointError if the checkpoint's settings give values that no runtime would read back."""
+    problems: list[str] = []
+    strict_json.read(manifest.Manifest, json.loads(json.dumps(dataclasses.asdict(made))), "", problems)
+    if problems:
+        raise CheckpointError(
+            "the checkpoint's settings give a manifest with invalid values:\n" + "\n".join(f"  {p}" for p in problems)
+        )
+
+
+def _read_back(folder: Path) -> None:
+    """Read the finished bundle as a runtime does; what it raises tells why the bundle cannot be used."""
+    made = manifest.load(folder)
+    Prompts(folder, made.prompt, made.graphs[contract.PROJECTOR].outputs[0].shape[1])
 
 
 def _files(folder: Path, hashed: bool = True) -> dict[str, manifest.File]:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from ...graphs import contract
 from ...runtime.verify import Check, compare
+from .. import system_errors
 from ..checkpoint import hub
 from ..checkpoint.checkpoint import Checkpoint, Weights
 from ..families import registry as family
@@ -66,6 +67,7 @@ def expectations(
     }
 
 
+@system_errors.named()
 def live(checkpoint: str | Path, adapter: str | Path | None = None) -> tuple[str, Image.Image, dict[str, np.ndarray]]:
     """Prompt, picture and expectations of a checkpoint, computed now; for `verify`."""
     source = hub.open_checkpoint(checkpoint, adapter)

@@ -1,0 +1,1 @@
+"""Campaigns of damaged input and killed processes."""
