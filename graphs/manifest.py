@@ -261,6 +261,11 @@ def load(folder: Path) -> Manifest:
         problems = manifest_checks.problems(manifest, folder)
     if problems:
         raise BundleError(f"{folder} cannot be used; export it again:\n" + "\n".join(f"  {p}" for p in problems))
+    for name in manifest.files:
+        try:
+            (folder / name).open("rb").close()
+        except OSError as error:
+            raise BundleError(f"{folder / name} cannot be read: {error.strerror}") from None
     return manifest
 
 

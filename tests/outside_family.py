@@ -60,8 +60,8 @@ def build(checkpoint: Checkpoint) -> Stages:
 def question(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    pixels = AutoImageProcessor.from_pretrained(checkpoint.folder)(image, return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    pixels = AutoImageProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)(image, return_tensors="pt")
     text = "<bos>" + "<image>" * model.config.image_seq_length + f"USER: {prompt}\nASSISTANT:"
     return {**tokenizer(text, add_special_tokens=False, return_tensors="pt"), **pixels}
 

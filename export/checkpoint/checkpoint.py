@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
@@ -15,23 +14,37 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...graphs import CheckpointError, contract
 from ...graphs.transforms.weights import Source
 from ..tracing.patching import KEY_CONVERSIONS, KEY_RENAMING, require
+from . import settings
 from .lora import Adapter
 from .safetensors_files import stored_tensors
+from .settings import Settings
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+#: The files that transformers reads settings from. All are checked first, those that only a proof reads too.
+SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
 
 class Checkpoint:
-    """Files of a checkpoint. Nothing is read before it is asked for.
+    """Files of a checkpoint. Weights and tokenizer are read when they are asked for.
 
     Args:
         folder: where they are.
-        name: what people call it.
+        name: its name in a bundle's manifest.
         adapter: what is merged into its weights.
 
     Raises:
-        CheckpointError: if `folder` has no config.json or no weights as safetensors.
+        CheckpointError: if `folder` has no config.json or no weights as safetensors, if a file of settings is no JSON
+            object, or if one names Python code of the checkpoint's own.
     """
 
     def __init__(self, folder: str | Path, name: str = "", adapter: Adapter | None = None) -> None:
@@ -40,40 +53,51 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder} is no checkpoint: it has no config.json; give a folder as save_pretrained writes it"
             )
+        for name in SETTINGS:
+            self.json(name)
         self.config = self.json("config.json")
         self.files = self._files()
 
-    def json(self, *names: str) -> dict[str, Any]:
-        """The first of these files that exists, {} if none does."""
-        for name in names:
-            path = self.folder / name
-            if path.is_file():
-                try:
-                    return json.loads(path.read_text(encoding="utf-8"))
-                except ValueError as error:
-                    raise CheckpointError(f"{path} is not JSON: {error}") from None
-        return {}
+    def json(self, name: str) -> Settings:
+        """The settings in a file, empty where there is no such file."""
+        path = self.folder / name
+        return settings.read(path) if path.is_file() else Settings(str(path))
 
-    def processor(self, kind: str) -> dict[str, Any]:
+    def processor(self, kind: str) -> Settings:
         """Settings of the "image" or "video" processor: a part of the one file of newer checkpoints, or a file of its
         own in older ones."""
         old = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}[kind]
-        return self.json("processor_config.json").get(f"{kind}_processor") or self.json(old)
+        return self.json("processor_config.json").section(f"{kind}_processor") or self.json(old)
 
     def special_tokens(self) -> dict[str, str]:
         """The texts of the special tokens that tokenizer_config.json names, such as `bos_token`."""
-        settings = self.json("special_tokens_map.json") | self.json("tokenizer_config.json")
-        tokens = {name: value for name, value in settings.items() if name.endswith("_token")}
-        tokens = {name: value["content"] if isinstance(value, dict) else value for name, value in tokens.items()}
+        values = self.json("special_tokens_map.json") | self.json("tokenizer_config.json")
+        tokens = {name: value for name, value in values.items() if name.endswith("_token")}
+        tokens = {name: value.get("content") if isinstance(value, dict) else value for name, value in tokens.items()}
         return {name: value for name, value in tokens.items() if isinstance(value, str)}
 
     def chat_template(self) -> str | None:
-        """The chat template, from whichever file holds it."""
+        """The chat template, from the first file that holds one; the one named "default" where there are several.
+
+        Raises:
+            CheckpointError: if it is no text.
+        """
         path = self.folder / contract.CHAT_TEMPLATE
         if path.is_file():
-            return path.read_text(encoding="utf-8")
-        files = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
-        return next((found for name in files if (found := self.json(name).get("chat_template"))), None)
+            try:
+                return path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise CheckpointError(f"{path} is not UTF-8: {error}") from None
+        for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+            values = self.json(name)
+            template = values.get("chat_template")
+            if isinstance(template, list) and all(isinstance(one, dict) for one in template):
+                template = next((one.get("template") for one in template if one.get("name") == "default"), template)
+            if template and isinstance(template, str):
+                return template
+            if template:
+                values.refuse("chat_template", 'a text, or a list of {"name", "template"} with one named "default"')
+        return None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -96,23 +120,33 @@ class Checkpoint:
 
     def _files(self) -> list[Path]:
         index = self.json(INDEX)
-        names = sorted(set(index["weight_map"].values())) if index else [SINGLE]
+        names = sorted(set(map(_inside, index.section("weight_map").values()))) if index else [SINGLE]
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             pickles = sorted(path.name for path in self.folder.glob("*.bin"))
-            found = f" {', '.join(pickles)}: a pickle may run code when it is read;" if pickles else ""
+            also = f" {', '.join(pickles)}: a pickle may run code when it is read;" if pickles else ""
             raise CheckpointError(
                 f"{self.folder} lacks weights: {', '.join(missing)}; only safetensors are read (model.safetensors, or"
-                f" the files that model.safetensors.index.json names).{found} load the model with transformers where"
+                f" the files that model.safetensors.index.json names).{also} load the model with transformers where"
                 " you trust it, and save it with save_pretrained, which writes safetensors"
             )
         return [self.folder / name for name in names]
 
 
-def parse(kind: type[ConfigT], config: dict[str, Any]) -> ConfigT:
-    """A config.json as transformers' configuration class, or a CheckpointError that says what is wrong in it."""
+def _inside(name: Any) -> str:
+    """The name of a file of weights, if it lies in the checkpoint."""
+    path = PurePosixPath(name) if isinstance(name, str) else None
+    if path is None or path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise CheckpointError(
+            f"{INDEX}: weight_map names {name!r:.80}, which is no file of the checkpoint; give names inside its folder"
+        )
+    return name
+
+
+def parse(kind: type[ConfigT], config: Mapping[str, Any]) -> ConfigT:
+    """Read a config.json as transformers' configuration class; a CheckpointError says what is invalid in it."""
     try:
-        return kind.from_dict(config)
+        return kind.from_dict(dict(config))
     except Exception as error:  # whatever a configuration class makes of values it did not expect
         raise CheckpointError(f"config.json is no valid {kind.__name__}: {error}") from error
 

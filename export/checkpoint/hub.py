@@ -1,4 +1,4 @@
-"""Checkpoints by their id on the Hugging Face Hub, fetched once and kept in its cache."""
+"""Checkpoints by their id on the Hugging Face Hub, downloaded once into its cache."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -18,15 +19,15 @@ from ...graphs import CheckpointError
 from .checkpoint import Checkpoint
 from .lora import Adapter
 
-#: What an export reads. Weights as pickles are never fetched: they may run code.
+#: The files that an export reads. Weights as pickles are never fetched: they may run code.
 FILES = ("*.json", "*.safetensors", "*.jinja")
 
 
 def local(checkpoint: str | Path) -> Path:
-    """The folder of a checkpoint: the one named, or the one that the Hub has under that id.
+    """The folder of a checkpoint: `checkpoint` itself, or the download of the Hub's checkpoint with that id.
 
     Raises:
-        CheckpointError: if an id cannot be fetched, with the way out.
+        CheckpointError: if an id is invalid or cannot be downloaded, with the way out.
     """
     folder = Path(checkpoint)
     name = str(checkpoint)
@@ -35,6 +36,12 @@ def local(checkpoint: str | Path) -> Path:
     missing = f"there is no folder {name}, and"
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
+    except HFValidationError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{missing} {name} is no id on the Hub ({reason}); give a folder as save_pretrained writes it, or an id"
+            " like google/paligemma2-3b-pt-224"
+        ) from None
     except GatedRepoError:
         raise CheckpointError(
             f"{missing} {name} on the Hub is gated: accept its licence at https://huggingface.co/{name}, then log in"
@@ -52,6 +59,6 @@ def local(checkpoint: str | Path) -> Path:
 
 
 def open_checkpoint(checkpoint: str | Path, adapter: str | Path | None = None) -> Checkpoint:
-    """A checkpoint by its folder or id, with an adapter, if any, by its own."""
+    """Open a checkpoint, given by its folder or id, and the adapter to merge into it, given likewise."""
     merged = Adapter(local(adapter), Path(adapter).resolve().name) if adapter is not None else None
     return Checkpoint(local(checkpoint), Path(checkpoint).resolve().name, merged)

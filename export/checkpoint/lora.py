@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from ...graphs import CheckpointError
 from ...graphs.transforms.weights import Source
+from . import settings
 from .safetensors_files import stored_tensors
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -67,10 +67,7 @@ class Adapter:
         self.folder, self.name = folder, name
         if not (folder / CONFIG).is_file():
             raise CheckpointError(f"{folder} is no adapter: it has no {CONFIG}; give a folder as PEFT saves it")
-        try:
-            self._config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{folder / CONFIG} is not JSON: {error}") from None
+        self._config = settings.read(folder / CONFIG)
         kinds = [name for key, name in OTHER_KINDS.items() if self._config.get(key)]
         if self._config.get("peft_type") != "LORA":
             kinds.append(f"peft_type {self._config.get('peft_type')!r}")
@@ -129,9 +126,9 @@ class Adapter:
 
     def _scaling(self, module: str, rank: int) -> float:
         """What an update is multiplied by: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
-        alpha = self._config.get("lora_alpha", 8)
-        for pattern, special in (self._config.get("alpha_pattern") or {}).items():
+        alpha, patterns = self._config.number("lora_alpha", 8), self._config.section("alpha_pattern")
+        for pattern in patterns:
             if re.match(rf"(.*\.)?({pattern})$", module):
-                alpha = special
+                alpha = patterns.number(pattern, alpha)
                 break
-        return float(alpha) / (rank**0.5 if self._config.get("use_rslora") else rank)
+        return alpha / (rank**0.5 if self._config.get("use_rslora") else rank)

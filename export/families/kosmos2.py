@@ -120,7 +120,7 @@ def build(checkpoint: Checkpoint) -> Stages:
 def question(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
-    processor = AutoProcessor.from_pretrained(checkpoint.folder)
+    processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     config = model.config
     inputs = dict(processor(images=image, text=prompt, num_image_tokens=config.latent_query_num, return_tensors="pt"))
     # `generate` does not interpolate positions, which are to be where pictures are of another size; `forward` may.
@@ -150,7 +150,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
             before="",
             after="",
             strip=True,
-            clean_up_spaces=checkpoint.json("tokenizer_config.json").get("clean_up_tokenization_spaces", False),
+            clean_up_spaces=checkpoint.json("tokenizer_config.json").flag("clean_up_tokenization_spaces", False),
             min_images=0,
             max_images=1,
             counted_from=FIRST_PLACEHOLDER,
@@ -169,11 +169,11 @@ def _interpolates(image: manifest.Resize, vision: Kosmos2VisionConfig) -> bool:
 
 def _resize(checkpoint: Checkpoint) -> manifest.Resize:
     """The recipe of the CLIP image processor; its crop must take nothing away."""
-    settings = dict(checkpoint.processor("image"))
-    if settings.pop("use_square_size", False):
-        settings["size"] = 224  # what transformers makes of it, whatever else the settings say
+    settings = checkpoint.processor("image")
+    if settings.get("use_square_size"):
+        settings |= {"size": 224}  # what transformers makes of it, whatever else the settings say
     recipe = processing.resize(settings, 224, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
-    crop = processing.square(settings.get("crop_size"), 224)
+    crop = processing.square(settings, "crop_size", 224)
     if settings.get("do_center_crop", True) and crop != (recipe.height, recipe.width):
         raise CheckpointError(
             f"the image processor crops {recipe.height} x {recipe.width} to {crop[0]} x {crop[1]}; only crops of the"

@@ -67,7 +67,7 @@ def build(checkpoint: Checkpoint) -> Stages:
 def question(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
-    processor = AutoProcessor.from_pretrained(checkpoint.folder)
+    processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     inputs = processor(images=image, text=IMAGE_TOKEN + prompt, return_tensors="pt")
     return {name: values for name, values in inputs.items() if name != "labels"}
 

@@ -104,7 +104,7 @@ def _check_tile(
     if size != (side, side):
         raise CheckpointError(f"the processor makes tiles of {side} pixels, the tower takes {size[0]} x {size[1]}")
     settings = checkpoint.json("processor_config.json")
-    placeholders = (side // settings.get("patch_size", 14) // settings.get("pooling_ratio", 2)) ** 2
+    placeholders = (side // settings.integer("patch_size", 14) // settings.integer("pooling_ratio", 2)) ** 2
     if tokens != placeholders or int(features**0.5) ** 2 != features:
         kept = "dropped" if parsed.vision_use_cls_token else "kept"
         raise CheckpointError(
@@ -153,7 +153,7 @@ def _computed_buffers(module: torch.nn.Module) -> dict[str, np.ndarray]:
 def question(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
-    processor = AutoProcessor.from_pretrained(checkpoint.folder)
+    processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     processor.image_processor.max_num_tiles = min(processor.image_processor.max_num_tiles, contract.PROOF_TILES)
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -174,10 +174,10 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
     checkpoint.expect_token(VIDEO_TOKEN, parsed.video_token_id)
     return Behaviour(
         example="Describe the picture.",
-        image=manifest.Tiles("tiles", side, images.get("max_num_tiles", DEFAULT_TILES), image.pixels)
+        image=manifest.Tiles("tiles", side, images.integer("max_num_tiles", DEFAULT_TILES), image.pixels)
         if tiled
         else image,
-        video=manifest.Video(videos.get("num_frames") or DEFAULT_FRAMES, processing.resize(videos, side)),
+        video=manifest.Video(videos.integer("num_frames", DEFAULT_FRAMES), processing.resize(videos, side)),
         prompt=manifest.Chat(
             kind="chat",
             special_tokens=checkpoint.special_tokens(),
@@ -193,4 +193,4 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
 
 
 def _tile_side(checkpoint: Checkpoint) -> int:
-    return checkpoint.processor("image").get("tile_size", DEFAULT_TILE)
+    return checkpoint.processor("image").integer("tile_size", DEFAULT_TILE)

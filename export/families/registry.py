@@ -89,9 +89,9 @@ def find(model_type: str | None) -> Family:
     Raises:
         CheckpointError: for an unknown one, with those that are known, or if a package that it needs is missing.
     """
-    if model_type not in _MODULES:
+    if not isinstance(model_type, str) or model_type not in _MODULES:
         known = ", ".join(sorted(_MODULES))
-        raise CheckpointError(f"model_type {model_type!r} is not supported; supported: {known}")
+        raise CheckpointError(f"config.json: model_type {model_type!r} is not supported; supported: {known}")
     family = _MODULES[model_type]
     try:
         return importlib.import_module(family) if isinstance(family, str) else family

@@ -60,6 +60,13 @@ def test_what_cannot_be_fetched_is_said(monkeypatch: pytest.MonkeyPatch, error: 
     assert str(caught.value).startswith("there is no folder google/model")
 
 
+@pytest.mark.parametrize("name", ["a--b/c", "a..b/c", "a/b.git", "a/b.", "é/ü", "-a/b"])
+def test_an_id_that_the_hub_does_not_allow_is_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match=f"there is no folder {name}, and {name} is no id on the Hub"):
+        hub.local(name)
+
+
 def test_the_command_says_it_without_a_network(tmp_path: Path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = run_command("export", "google/model", tmp_path / "bundle", env=environment)
