@@ -1,4 +1,4 @@
-"""What a family of models must say about itself, and the registry that finds it by `model_type`."""
+"""The interface of a family of models, and the registry that finds a family by its `model_type`."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def find(model_type: str | None) -> Family:
 
 
 def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generation:
-    """How an answer is made and ends: as generation_config.json says, or else as the family does.
+    """How an answer is made and ends: by generation_config.json, and by the family where that says nothing.
 
     Raises:
         CheckpointError: for a key of the file that is not supported, or whose value is invalid.

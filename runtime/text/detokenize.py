@@ -33,7 +33,7 @@ class Detokenizer:
         return cleaned(text) if self._clean else text
 
     def settled(self, ids: Sequence[int]) -> str:
-        """The begin of the text that stays, whatever ids follow."""
+        """The start of the text that stays the same, whatever ids follow."""
         end = len(ids)
         # A run of bytes is decoded as one, and not at all while it breaks off within a character.
         while end and (ids[end - 1] in self._silent or self._is_byte(ids[end - 1])):
@@ -53,7 +53,7 @@ def cleaned(text: str) -> str:
 
 
 def _settled(text: str) -> int:
-    """How much of a text is cleaned alike whatever follows."""
+    """The length of the start of a text that is cleaned alike, whatever follows."""
     apart = max((match.start() for match in APART.finditer(text)), default=-1)
     undecided = text.find(" ", apart + 1)
     return undecided if undecided >= 0 else len(text)
@@ -82,7 +82,7 @@ class Reader:
         return self._shown(self.uncut(ids), lambda text: len(text))
 
     def settled(self, ids: Sequence[int]) -> str:
-        """The begin of the text of every answer that begins with `ids`."""
+        """The start of the text of every answer that begins with `ids`."""
         text = self._tokens.settled(ids)
         if self._tagged:
             text = untagged(re.sub(r"<[^>\n]*\Z", "", text)).lstrip()

@@ -27,7 +27,7 @@ class Encoded:
         ids: (tokens,) of int64, placeholders included.
         places: (tokens,) of bool, where image embeddings go.
         counted: (tokens,) of int64, the ids as penalties and other filters count them.
-        tiles: the tiles (tiles, 3, height, width) of its pictures and videos, in the order of their places.
+        tiles: the tiles (tiles, 3, height, width) of its images and videos, in the order of their placeholders.
     """
 
     ids: np.ndarray
@@ -68,10 +68,10 @@ class Prompts:
             self._template = chat.Template(source, format.special_tokens)
 
     def encode(self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()) -> Encoded:
-        """A prompt about pictures and videos, each given by its tiles (tiles, 3, height, width).
+        """Encode a prompt about images and videos, each given by its tiles (tiles, 3, height, width).
 
         Raises:
-            InputError: for more or fewer pictures than the model takes, or a prompt with placeholders of its own.
+            InputError: for more or fewer images than the model takes, or a prompt with placeholders of its own.
         """
         if isinstance(self.format, Chat):
             return self._chat(prompt, images, videos, self.format)
