@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from ..graphs import GenerationError
@@ -18,11 +20,12 @@ class Stream(Iterator[str]):
     A piece ends where text may still change: within a character or a tag, before what a tokenizer may join, at what
     may become a stop string. Beam search knows its answer at the end, so its text is one piece.
 
-    `close()`, leaving a `with` block and forgetting the stream all end the work and free its memory.
+    `close()`, leaving a `with` block and forgetting the stream all end the work and free its memory. One thread at a
+    time may take pieces or close; another gets a GenerationError.
     """
 
     def __init__(self, tokens: Generator[list[tuple[int, int]], None, list[Generation]], reader: Reader) -> None:
-        self._tokens, self._reader = tokens, reader
+        self._tokens, self._reader, self._busy = tokens, reader, threading.Lock()
         self._ids: list[int] = []
         self._given = ""
         self._generation: Generation | None = None
@@ -39,6 +42,10 @@ class Stream(Iterator[str]):
         return self._generation
 
     def __next__(self) -> str:
+        with self._alone():
+            return self._next()
+
+    def _next(self) -> str:
         while self._generation is None:
             try:
                 self._ids += [token for _, token in next(self._tokens)]
@@ -56,7 +63,17 @@ class Stream(Iterator[str]):
 
     def close(self) -> None:
         """End the work here."""
-        self._tokens.close()
+        with self._alone():
+            self._tokens.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise GenerationError("another thread takes a piece of this stream; let one thread alone use it")
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def __enter__(self) -> Stream:
         return self

@@ -19,8 +19,12 @@ class EndTokens:
         return answer[-1] in self._ids
 
 
+SLACK = 16  #: characters, more than a token changes of the text before it
+UNDECODED = "\ufffd"  #: the character for bytes that are no character, or not yet
+
+
 class StopStrings:
-    """One of some texts has come up in the answer's text, perhaps over several tokens.
+    """One of some texts is in the answer's text, perhaps over several tokens.
 
     Args:
         strings: not empty, none of them the empty text.
@@ -32,6 +36,19 @@ class StopStrings:
         self._text = text
 
     def __call__(self, answer: Sequence[int]) -> bool:
+        """Whether the last id of an answer, which had no stop string in it before, ended it.
+
+        Only the last ids are decoded if they are enough: as many as a stop string takes before the last one. Where
+        they begin within a character, more are.
+        """
+        size, needed = 16, max(map(len, self.strings)) + SLACK
+        while size < len(answer):
+            end = self._text(answer[-size:])
+            if UNDECODED not in end and len(self._text(answer[-size:-1])) >= needed:
+                if self.find(end) is None:
+                    return False
+                break
+            size *= 2
         return self.find(self._text(answer)) is not None
 
     def find(self, text: str) -> int | None:

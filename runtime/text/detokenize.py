@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from ..generation.stops import StopStrings
+from ..generation.stops import UNDECODED, StopStrings
 
 #: What transformers makes of spaces in the texts of tokenizers that ask for it, in this order.
 CLEANED = {
@@ -17,7 +17,8 @@ CLEANED = {
 #: A space that is part of no text in CLEANED, whatever comes later: before it and after it all is cleaned on its own.
 APART = re.compile(r"(?<![' ]) (?=[^ .?!,'n])")
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-UNDECODED = "\ufffd"  #: what stands for bytes that are no character, or not yet
+TAG = re.compile("<.*?>")
+OPEN_TAG = re.compile(r"<[^>\n]*\Z")
 
 
 class Detokenizer:
@@ -63,37 +64,34 @@ class Reader:
     """Reads an answer: its text as a user is to see it, whole or as far as it is settled.
 
     Args:
-        detokenizer: gives the text.
+        detokenizer: returns the text.
         tagged: whether there may be tags in it, which are left out, and white space around it with them.
-        stop: the text ends before the first of these.
+        stop: the text ends before the first of these, which are looked for in the text with its tags.
     """
 
     def __init__(self, detokenizer: Detokenizer, tagged: bool, stop: Sequence[str]) -> None:
         self._tokens, self._tagged = detokenizer, tagged
-        self.stops = StopStrings(stop, self.uncut) if stop else None
-
-    def uncut(self, ids: Sequence[int]) -> str:
-        """The text as stop strings are looked for in it."""
-        text = self._tokens.text(ids)
-        return untagged(text).lstrip() if self._tagged else text
+        self.stops = StopStrings(stop, detokenizer.text) if stop else None
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer that goes no further."""
-        return self._shown(self.uncut(ids), lambda text: len(text))
+        return self._shown(self._tokens.text(ids), settled=False)
 
     def settled(self, ids: Sequence[int]) -> str:
-        """The start of the text of every answer that begins with `ids`."""
-        text = self._tokens.settled(ids)
-        if self._tagged:
-            text = untagged(re.sub(r"<[^>\n]*\Z", "", text)).lstrip()
-        return self._shown(text, lambda text: len(text) - (self.stops.undecided(text) if self.stops else 0))
+        """The start of the text of every answer that starts with `ids`."""
+        return self._shown(self._tokens.settled(ids), settled=True)
 
-    def _shown(self, text: str, end: Callable[[str], int]) -> str:
-        place = self.stops.find(text) if self.stops else None
-        text = text[: end(text) if place is None else place]
-        return text.rstrip() if self._tagged else text
+    def _shown(self, text: str, settled: bool) -> str:
+        end = self.stops.find(text) if self.stops else None
+        if end is None:
+            end = len(text) - (self.stops.undecided(text) if self.stops and settled else 0)
+        if not self._tagged:
+            return text[:end]
+        end = next((tag.start() for tag in TAG.finditer(text) if tag.start() < end < tag.end()), end)
+        text = OPEN_TAG.sub("", text[:end]) if settled else text[:end]
+        return untagged(text).strip()
 
 
 def untagged(text: str) -> str:
     """A text without what stands in angle brackets."""
-    return re.sub("<.*?>", "", text)
+    return TAG.sub("", text)

@@ -71,12 +71,44 @@ def test_settled_text_stays(name: str, data: st.DataObject):
 def test_nothing_of_a_stop_string_is_shown(name: str, data: st.DataObject):
     size = CASES[name][0].get_vocab_size()
     ids = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=12))
-    whole = reader(name).text(ids)
+    tokenizer, clean, tagged = CASES[name]
+    whole = Detokenizer(tokenizer, clean).text(ids)
     start = data.draw(st.integers(0, max(0, len(whole) - 1)))
     stop = whole[start : start + data.draw(st.integers(1, 4))] or "a"
-    given_, text = pieces(reader(name, stop), ids)
-    assert stop not in text
+    read = reader(name, stop)
+    given_, text = pieces(read, ids)
     assert text.startswith(given_[-1])
+    if stop in whole:
+        assert any(read.stops(ids[:end]) for end in range(1, len(ids) + 1)), "it is looked for with tags and all"
+    if not tagged:
+        assert stop not in text
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("name", CASES)
+def test_stop_strings_end_long_answers_where_the_whole_text_has_them(name: str, data: st.DataObject):
+    """Though only the last ids are decoded at each step."""
+    tokenizer, clean, _ = CASES[name]
+    tokens = Detokenizer(tokenizer, clean)
+    ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), min_size=60, max_size=90))
+    whole = tokens.text(ids)
+    start = data.draw(st.integers(0, max(0, len(whole) - 1)))
+    stop = whole[start : start + data.draw(st.integers(1, 6))] or "a"
+    stops = reader(name, stop).stops
+    first = next((end for end in range(1, len(ids) + 1) if stop in tokens.text(ids[:end])), None)
+    assert next((end for end in range(1, len(ids) + 1) if stops(ids[:end])), None) == first
+
+
+def test_a_tag_may_be_a_stop_string():
+    tokenizer = checkpoint("kosmos2")
+    text = "<phrase> a red circle</phrase><object><patch_index_0001><patch_index_0002></object> and more"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    for stop, shown in (("</object>", "a red circle"), ("</phrase>", "a red circle"), ("more", "a red circle and")):
+        read = reader("words", stop)
+        given_, whole = pieces(read, ids)
+        assert whole == shown, stop
+        assert whole.startswith(given_[-1])
 
 
 @pytest.mark.parametrize(

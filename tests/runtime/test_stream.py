@@ -1,0 +1,39 @@
+"""A stream alone, over ids that a generator yields."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from onnx_vlm.runtime import Generation, GenerationError, Stream
+
+
+class Reader:
+    """Reads an id as one letter."""
+
+    def settled(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+def test_two_threads_on_one_stream_are_told():
+    started, proceed, pieces = threading.Event(), threading.Event(), []
+
+    def tokens() -> Generator[list[tuple[int, int]], None, Any]:
+        started.set()
+        assert proceed.wait(60)
+        yield [(0, 97)]
+        return [Generation("ab", [97, 98], "stop", 1)]
+
+    stream = Stream(tokens(), Reader())
+    thread = threading.Thread(target=lambda: pieces.extend(stream))
+    thread.start()
+    assert started.wait(60)
+    for take in (lambda: next(stream), stream.close):
+        with pytest.raises(GenerationError, match="another thread takes a piece"):
+            take()
+    proceed.set()
+    thread.join()
+    assert pieces == ["a", "b"], "the first thread was not disturbed"
+    assert stream.generation.text == "ab"
