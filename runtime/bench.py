@@ -103,7 +103,7 @@ def measure(
         **seconds,
         tiles=sum(map(len, encoded.tiles)),
         prompt_tokens=len(encoded.ids),
-        bandwidth=bandwidth(threads or os.cpu_count() or 1) if vlm.provider == "cpu" else None,
+        bandwidth=bandwidth(threads or os.cpu_count() or 1) if vlm.pipeline.engine.target.row.on_host else None,
         token_bytes=weights + Cache.nbytes(spec, 1, len(encoded.ids) + new_tokens // 2),
         bundle_bytes=sum(file.size for file in vlm.manifest.files.values()),
         peak_memory=peak,

@@ -15,6 +15,7 @@ from .limits import Limits
 from .options import Options, Settings, settle
 from .pipeline import Answering, Pipeline
 from .providers import targets as providers
+from .providers.placement import Placement
 from .results import Generation, Score, StageTimer
 from .stream import Stream, fold
 from .text.detokenize import Reader
@@ -38,7 +39,7 @@ def load(
         provider: "cpu", "cuda" or "tensorrt", which runs there or is an error; or "auto", the best that runs:
             `VLM.provider` says which that is.
         threads: threads for one operator on the CPU; ONNX Runtime decides if None.
-        provider_options: options of the provider by name; `provider_options.OPTIONS` lists them.
+        provider_options: options of the provider by name; `runtime/providers/options.py` lists them.
         allow_fallback: let nodes run on the CPU that the provider has no kernel for; `VLM.placement` counts them.
         limits: what a call may ask for; those of `Limits()` if None.
         embedding_folder: where image embeddings are kept on disk too, for other processes and later ones, without a
@@ -76,7 +77,7 @@ class VLM:
         self.limits = limits
         engine = self.pipeline.engine
         self.provider = engine.target.provider
-        self.placement: Mapping[str, providers.Placement] = engine.placement
+        self.placement: Mapping[str, Placement] = engine.placement
         self.passed_over = tuple(engine.passed_over)
 
     @overload

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..graphs import ProviderError, contract, manifest
 from .inference.engine import Engine
+from .providers import cuda, tensorrt
 from .providers import targets as providers
-from .providers import tensorrt
+from .providers.table import PROVIDERS
 
-BUILDERS = ("tensorrt",)
+BUILDERS = [row.name for row in PROVIDERS.values() if row.builds_engines]
 
 
 def warmup(
@@ -45,4 +46,4 @@ def warmup(
     if engine.draws_masks:
         (codes,) = found.graphs[contract.MASK_DECODER].inputs
         engine.masks(np.zeros((1, *codes.shape[1:]), codes.dtype))
-    return tensorrt.engine_folder(found, tensorrt.machine(target.device_id))
+    return tensorrt.engine_folder(found, cuda.machine(target.device_id))

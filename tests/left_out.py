@@ -54,9 +54,9 @@ def _has_cuda_provider() -> bool:
 
 
 def _has_gpu() -> bool:
-    from onnx_vlm.runtime.providers import probe
+    from onnx_vlm.runtime.providers import cuda
 
-    _, problem = probe.cuda_devices()
+    _, problem = cuda.cuda_devices()
     return not problem
 
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from ...graphs import contract, manifest
 from ...graphs.transforms.split import split
 from ...runtime.inference import token_embeddings as merge
-from ...runtime.inference.session import session_options
+from ...runtime.providers.ort_session import session_options
 from ...runtime.text.prompt import Encoded, Prompts
 
 #: Bytes of weights in memory at a time. ONNX Runtime lays them out anew, so for a moment they are there twice.

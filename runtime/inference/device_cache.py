@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime as ort
 
 from ...graphs import GenerationError, TensorSpec, VLMError, contract
-from ..providers import onnx_bytes as small_graphs
-from ..providers import targets as providers
+from ..providers import onnx_bytes
+from ..providers.ort_session import create
+from ..providers.placement import check_placement, placement
 from ..providers.targets import Target
-from . import session
 from .session import Session
 
 SMALLEST_BUCKET = 256  #: tokens
@@ -47,8 +47,8 @@ class Device:
         self.decoder, self.target, self._max_positions = decoder, target, max_positions
         self.copied = copied
         self.cache = decoder.spec.cache_pairs()
-        self._argmax = self._small(small_graphs.argmax(decoder.spec.outputs[0], IDS))
-        self._gather = self._small(small_graphs.gather(self.cache, ROWS))
+        self._argmax = self._small(onnx_bytes.argmax(decoder.spec.outputs[0], IDS))
+        self._gather = self._small(onnx_bytes.gather(self.cache, ROWS))
         self._graphs = itertools.count(1)
         self._free: Buffers | None = None
 
@@ -101,8 +101,8 @@ class Device:
 
     def _small(self, model: bytes) -> ort.InferenceSession:
         with failing():
-            made = session.create(model, self.target)
-            providers.check_placement("a graph of one operator", providers.placement(made), self.target)
+            made = create(model, self.target)
+            check_placement("a graph of one operator", placement(made), self.target)
         return made
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...graphs import BundleError, ProviderError, contract
 from ...graphs.manifest import Manifest
 from ..limits import Limits
-from ..providers import probe, tensorrt
+from ..providers import cuda, probe, tensorrt
 from ..providers.targets import Target
 from ..text.prompt import Encoded
 from . import token_embeddings as merge
@@ -45,12 +45,12 @@ class Engine:
                 self.passed_over.append(str(error))
         self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
         self._masks = sessions.get(contract.MASK_DECODER)
-        on_device = self.target.device != "cpu"
+        on_device = not self.target.row.on_host
         positions = manifest.generation.max_positions
         self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
         self._cache_kind = Cache if manifest.cache == "in_place" else CopiedCache
-        # TensorRT's engines take shapes up to the profile's; anything else runs what it is given.
-        self._limits = manifest.profiles[contract.DECODER] if self.target.provider == "tensorrt" else None
+        # Engines take shapes up to the profile's.
+        self._limits = manifest.profiles[contract.DECODER] if self.target.row.builds_engines else None
         self.placement = {name: session.placement for name, session in sessions.items()}
         try:
             self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
@@ -143,13 +143,13 @@ class Engine:
 
 def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Session]:
     """The graphs of a bundle by name."""
-    if target.provider != "cpu":
+    if not target.row.on_host:
         probe.require(target)
     names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
     told, threads = dict.fromkeys(names, target), len(names)  # one thread lays out the weights of a session
-    if target.provider == "tensorrt":
+    if target.row.builds_engines:
         # What times kernels, to choose among them, is not to be disturbed.
-        told, threads = tensorrt.targets(manifest, target, tensorrt.machine(target.device_id)), 1
+        told, threads = tensorrt.targets(manifest, target, cuda.machine(target.device_id)), 1
 
     def opened(name: str) -> Session:
         captures = target.captures and name == contract.DECODER

@@ -4,46 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from ...graphs import BundleError, GenerationError, GraphSpec, ProviderError, TensorSpec
-from ..providers import targets as providers
+from ..providers.ort_session import create
+from ..providers.placement import check_placement, placement
 from ..providers.targets import Target
-
-#: A setting of ONNX Runtime. Without it, CPUs that have no dot product of bytes add pairs of products in 16 bits, which
-#: overflow.
-EXACT_INTEGERS = "session.x64quantprecision"
-RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  #: have a session say which nodes are where
-
-
-def session_options(attributes: Mapping[str, Any] | None = None) -> ort.SessionOptions:
-    """The options of every session, whatever its graph, and some `attributes` of them."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(EXACT_INTEGERS, "1")
-    options.add_session_config_entry(RECORD_PLACEMENT, "1")
-    for name, value in (attributes or {}).items():
-        setattr(options, name, value)
-    return options
-
-
-def create(model: Path | bytes, target: Target, captures: bool = False) -> ort.InferenceSession:
-    """A session that has its target's provider, and never changes to another one.
-
-    ONNX Runtime itself only warns of a provider that does not load, and goes on without it.
-
-    Raises:
-        ProviderError: if the provider does not load; ONNX Runtime's own for whatever else there is.
-    """
-    entries = target.entries(captures)
-    session = ort.InferenceSession(model, session_options(target.session), entries, enable_fallback=False)
-    missing = [name for name, _ in entries if name not in session.get_providers()]
-    if missing:
-        raise ProviderError(f"{', '.join(missing)} did not load; `onnx-vlm doctor` says why")
-    return session
 
 
 class Session:
@@ -71,15 +39,15 @@ class Session:
                     f"{path}: parts of it run on the host, so its steps cannot be replayed as a CUDA graph; leave the"
                     " option cuda_graph out"
                 ) from error
-            if target.provider != "cpu":
+            if not target.row.on_host:
                 raise ProviderError(f"{path} does not load on {target.provider}: {error}") from error
             raise BundleError(f"{path} does not load: {error}; export the bundle again") from error
         problems = spec.mismatches(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
         if problems:
             raise BundleError(f"{path} is not the graph of its manifest:\n" + "\n".join(f"  {p}" for p in problems))
         self.spec = spec
-        self.placement = providers.placement(self._session)
-        providers.check_placement(path.name, self.placement, target)
+        self.placement = placement(self._session)
+        check_placement(path.name, self.placement, target)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs, in the order of the contract."""

@@ -11,8 +11,8 @@ import onnxruntime as ort
 
 from . import probe
 from . import targets as providers
-from .options import PROVIDERS
 from .probe import Attempt
+from .table import AUTO, PROVIDERS
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,5 @@ def examine() -> Report:
         cuda=ort.cuda_version or None,
         clash=probe.clash(),
         attempts=attempts,
-        auto=next((provider for provider in providers.AUTO if provider in runs), None),
+        auto=next((name for name in AUTO if name in runs), None),
     )

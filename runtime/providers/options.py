@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...graphs import InputError
+from .table import PROVIDERS
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 SESSION = "SessionOptions"  #: where an option goes that is none of a provider but an attribute of the session's options
-_CUDA, _TENSORRT = PROVIDERS["cuda"], PROVIDERS["tensorrt"]
+_CUDA = PROVIDERS["cuda"].ort_name
+_TENSORRT = PROVIDERS["tensorrt"].ort_name
 
 
 @dataclass(frozen=True)
@@ -134,8 +131,8 @@ def settle(provider: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any
     Raises:
         InputError: for a name that the provider has not, or a value that cannot be.
     """
-    settled: dict[str, dict[str, Any]] = {name: {} for name in (SESSION, *PROVIDERS.values())}
-    if provider != "cpu":
+    settled: dict[str, dict[str, Any]] = {name: {} for name in (SESSION, *(row.ort_name for row in PROVIDERS.values()))}
+    if not PROVIDERS[provider].on_host:
         settled[_CUDA] |= DEFAULTS
     for name, value in options.items():
         known = [one for one, option in OPTIONS.items() if provider in option.goes]

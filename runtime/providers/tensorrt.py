@@ -7,7 +7,6 @@ Options are those of https://onnxruntime.ai/docs/execution-providers/TensorRT-Ex
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import json
@@ -15,28 +14,15 @@ import os
 import re
 from pathlib import Path
 
-import onnxruntime as ort
-
 from ...graphs import GraphSpec, InputError, Manifest, ProviderError
 from ...graphs.shape_profile import Profile
-from . import probe
-from .options import PROVIDERS
+from .cuda import Machine
+from .table import PROVIDERS
 from .targets import Target
 
-PROVIDER = PROVIDERS["tensorrt"]
+PROVIDER = PROVIDERS["tensorrt"].ort_name
 CACHE_VARIABLE = "ONNX_VLM_CACHE"  #: names the folder of caches, if it is not to be in the user's
 PROTOBUF_LIMIT = 1 << 31  #: bytes; a graph with larger weights cannot be handed over as one message
-CAPABILITY = 75, 76  #: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What engines are built for: the GPU's name and compute capability, and the versions of what builds them."""
-
-    device: str
-    capability: str
-    tensorrt: str
-    onnxruntime: str
 
 
 def targets(manifest: Manifest, target: Target, machine: Machine, root: Path | None = None) -> dict[str, Target]:
@@ -116,22 +102,3 @@ def cache_root() -> Path:
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-vlm"
-
-
-def machine(device_id: int = 0) -> Machine:
-    """What this machine has; to be asked where `probe.require` found that TensorRT runs.
-
-    Raises:
-        ProviderError: if the driver does not tell.
-    """
-    driver = ctypes.CDLL(probe.file_name(probe.DRIVER, 1))
-    tensorrt = ctypes.CDLL(probe.file_name(probe.TENSORRT, probe.TENSORRT_LIBRARIES[probe.TENSORRT]))
-    device, name, numbers = ctypes.c_int(), ctypes.create_string_buffer(256), [ctypes.c_int(), ctypes.c_int()]
-    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), device_id)
-    failed = failed or driver.cuDeviceGetName(name, len(name), device)
-    for number, attribute in zip(numbers, CAPABILITY):
-        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-    if failed:
-        raise ProviderError(f"provider tensorrt: the driver tells nothing of GPU {device_id} (CUDA error {failed})")
-    capability = "".join(str(number.value) for number in numbers)
-    return Machine(name.value.decode(errors="replace"), capability, str(tensorrt.getInferLibVersion()), ort.__version__)

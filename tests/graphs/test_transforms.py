@@ -25,7 +25,7 @@ from onnx_vlm.graphs.transforms import (
     split,
     weights,
 )
-from onnx_vlm.runtime.inference.session import session_options
+from onnx_vlm.runtime.providers.ort_session import session_options
 
 
 def graph(nodes: list[ir.Node], inputs: list[ir.Value], outputs: list[ir.Value], **initializers: ir.Value) -> ir.Model:

@@ -11,7 +11,7 @@ import pytest
 import shapes
 from onnx_vlm.runtime import VLM, GenerationError, load
 from onnx_vlm.runtime.inference.device_cache import SMALLEST_BUCKET, Buffers, Device, DeviceLogits, bucket
-from onnx_vlm.runtime.providers.options import PROVIDERS
+from onnx_vlm.runtime.providers.table import PROVIDERS
 
 PROMPTS = ["caption", "detect red circle", "how many circles"]
 
@@ -20,7 +20,7 @@ def on_device(bundle: Path, captures: bool) -> VLM:
     """A model whose decoder works as on a GPU; with `captures` its steps as for a CUDA graph, which the CPU ignores."""
     vlm = load(bundle, provider="cpu", threads=1)
     engine = vlm.pipeline.engine
-    settled = {**engine.target.settled, PROVIDERS["cuda"]: {"enable_cuda_graph": "1"} if captures else {}}
+    settled = {**engine.target.settled, PROVIDERS["cuda"].ort_name: {"enable_cuda_graph": "1"} if captures else {}}
     target = replace(engine.target, settled=settled)
     engine._device = Device(engine._decoder, target, vlm.manifest.generation.max_positions)
     return vlm

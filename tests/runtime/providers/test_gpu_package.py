@@ -26,10 +26,10 @@ OWNERS = {"cublasLt": "cublasLt", "cublas": "cublas", "curand": "curand", "(__)?
 NO_DEVICE = 100  #: both CUDA_ERROR_NO_DEVICE and cudaErrorNoDevice
 CREATE = """
 import sys
-from onnx_vlm.runtime import providers, session, small_graphs
-target = providers.targets("cuda", options=eval(sys.argv[1]))[0]
+from onnx_vlm.runtime.providers import onnx_bytes, ort_session, targets
+target = targets.targets("cuda", options=eval(sys.argv[1]))[0]
 target.settled["CUDAExecutionProvider"].update(eval(sys.argv[2]))
-session.create(small_graphs.doubling(), target, captures=True)
+ort_session.create(onnx_bytes.doubling(), target, captures=True)
 """
 
 

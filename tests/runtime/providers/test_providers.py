@@ -14,11 +14,12 @@ from helpers import REPOSITORY
 from onnx_vlm.graphs import TensorSpec, contract
 from onnx_vlm.runtime import InputError, ProviderError, load
 from onnx_vlm.runtime.cli.app import app
-from onnx_vlm.runtime.inference import session
-from onnx_vlm.runtime.providers import onnx_bytes as small_graphs
-from onnx_vlm.runtime.providers import probe
+from onnx_vlm.runtime.providers import cuda, onnx_bytes, probe
 from onnx_vlm.runtime.providers import targets as providers
-from onnx_vlm.runtime.providers.options import OPTIONS, PROVIDERS, SESSION, parse, settle
+from onnx_vlm.runtime.providers.options import OPTIONS, SESSION, parse, settle
+from onnx_vlm.runtime.providers.ort_session import create
+from onnx_vlm.runtime.providers.placement import check_placement
+from onnx_vlm.runtime.providers.table import PROVIDERS
 from typer.testing import CliRunner
 
 BUILT = set(ort.get_available_providers())
@@ -32,12 +33,13 @@ def target(provider: str, **options: Any) -> providers.Target:
 def test_options_become_what_onnx_runtime_calls_them():
     settled = settle("cuda", {"threads": "2", "device_id": 1, "memory_limit": 5 << 30, "arena_extend": "exact"})
     assert settled[SESSION] == {"intra_op_num_threads": 2}
-    assert settled[PROVIDERS["cuda"]] == {
+    assert settled[PROVIDERS["cuda"].ort_name] == {
         "use_tf32": "0", "device_id": "1", "gpu_mem_limit": str(5 << 30), "arena_extend_strategy": "kSameAsRequested",
     }  # fmt: skip
     both = settle("tensorrt", {"device_id": 1, "tf32": "on"})
-    assert both[PROVIDERS["tensorrt"]] == {"device_id": "1"}
-    assert both[PROVIDERS["cuda"]] == {"use_tf32": "1", "device_id": "1"}, "what TensorRT leaves goes to the same GPU"
+    assert both[PROVIDERS["tensorrt"].ort_name] == {"device_id": "1"}
+    shared = both[PROVIDERS["cuda"].ort_name]
+    assert shared == {"use_tf32": "1", "device_id": "1"}, "what TensorRT leaves goes to the same GPU"
     names = [name for name, _ in target("tensorrt").entries()]
     assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -77,8 +79,8 @@ def test_options_reach_the_session(bundle: Path):
 def test_auto_takes_what_loads_and_drops_no_option(bundle: Path):
     vlm = load(bundle, threads=1)
     assert vlm.provider in PROVIDERS
-    assert (vlm.provider == "cpu") <= (PROVIDERS["cuda"] not in BUILT or bool(vlm.passed_over))
-    if PROVIDERS["cuda"] not in BUILT:
+    assert (vlm.provider == "cpu") <= (PROVIDERS["cuda"].ort_name not in BUILT or bool(vlm.passed_over))
+    if PROVIDERS["cuda"].ort_name not in BUILT:
         with pytest.raises(InputError, match="device_id is one of cuda"):
             load(bundle, provider_options={"device_id": 0})
 
@@ -94,14 +96,14 @@ def test_every_node_is_counted(bundle: Path):
 def test_a_hot_node_on_the_cpu_is_an_error_for_another_provider(bundle: Path):
     placed = load(bundle, provider="cpu", threads=1).placement[contract.DECODER]
     with pytest.raises(ProviderError, match=r"cuda has no kernel for .* GroupQueryAttention.*fp16"):
-        providers.check_placement("decoder.onnx", placed, target("cuda"))
+        check_placement("decoder.onnx", placed, target("cuda"))
     allowed = providers.Target("cuda", settle("cuda", {}), allow_fallback=True)
     for fine in (allowed, target("cpu")):
-        providers.check_placement("decoder.onnx", placed, fine)
+        check_placement("decoder.onnx", placed, fine)
     shapes = {"cuda": {"MatMul": 3}, "cpu": {"Shape": 1, "Concat": 2}}
-    providers.check_placement("decoder.onnx", shapes, target("cuda"))
+    check_placement("decoder.onnx", shapes, target("cuda"))
     with pytest.raises(ProviderError, match="tensorrt takes none of its nodes, 3 are on cuda, 3 are on cpu"):
-        providers.check_placement("decoder.onnx", shapes, target("tensorrt"))
+        check_placement("decoder.onnx", shapes, target("tensorrt"))
 
 
 @cpu_package
@@ -115,25 +117,25 @@ def test_a_provider_that_is_not_there_is_an_error(bundle: Path, provider: str):
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_session_that_changed_its_provider_is_refused():
     with pytest.raises(ProviderError, match="CUDAExecutionProvider did not load"):
-        session.create(small_graphs.doubling(), target("cuda"))
+        create(onnx_bytes.doubling(), target("cuda"))
 
 
 def test_only_steps_are_captured():
     wanted = target("cuda", cuda_graph="on")
     assert wanted.captures
-    assert dict(wanted.entries(captures=True))[PROVIDERS["cuda"]]["enable_cuda_graph"] == "1"
-    assert "enable_cuda_graph" not in dict(wanted.entries())[PROVIDERS["cuda"]]
+    assert dict(wanted.entries(captures=True))[PROVIDERS["cuda"].ort_name]["enable_cuda_graph"] == "1"
+    assert "enable_cuda_graph" not in dict(wanted.entries())[PROVIDERS["cuda"].ort_name]
 
 
 def test_small_graphs_compute():
     logits = TensorSpec("logits", "float32", ("batch", "kept", 300))
     values = np.random.default_rng(0).normal(size=(3, 1, 300)).astype(np.float32)
-    made = session.create(small_graphs.argmax(logits, "ids"), target("cpu"))
+    made = create(onnx_bytes.argmax(logits, "ids"), target("cpu"))
     assert np.array_equal(made.run(None, {"logits": values})[0], values.argmax(-1))
     pairs = [
         (TensorSpec(f"in.{i}", "float16", ("rows", 2)), TensorSpec(f"out.{i}", "float16", ("rows", 2))) for i in (0, 1)
     ]
-    made = session.create(small_graphs.gather(pairs, "order"), target("cpu"))
+    made = create(onnx_bytes.gather(pairs, "order"), target("cpu"))
     buffers = [np.arange(6, dtype=np.float16).reshape(3, 2) + start for start in (0, 10)]
     order = np.array([2, 0, 2, 1])
     for result, buffer in zip(made.run(None, {"in.0": buffers[0], "in.1": buffers[1], "order": order}), buffers):
@@ -141,8 +143,8 @@ def test_small_graphs_compute():
 
 
 def test_a_library_that_is_missing_is_named():
-    assert probe._load("libno-such-thing.so.1", None).error
-    missing = [probe.file_name(name, 10) for name in ("cublas", "nvinfer")] + [probe.file_name("cuda", 1)]
+    assert cuda._load("libno-such-thing.so.1", None).error
+    missing = [cuda.file_name(name, 10) for name in ("cublas", "nvinfer")] + [cuda.file_name("cuda", 1)]
     remedy = probe._install(missing)
     assert all(part in remedy for part in ("onnxruntime-gpu[cuda,cudnn]", "tensorrt==10.*", "driver"))
     assert "tensorrt" not in probe._install(missing[:1])
@@ -176,6 +178,6 @@ def test_two_packages_at_once_are_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "pip uninstall -y onnxruntime onnxruntime-gpu && pip install" in found["clash"]
 
 
-def test_every_option_is_in_the_readme():
-    text = (REPOSITORY / "README.md").read_text()
+def test_every_option_is_documented():
+    text = (REPOSITORY / "docs" / "providers.md").read_text()
     assert all(f"`{name}`" in text for name in OPTIONS)

@@ -16,6 +16,7 @@ from onnx_vlm.runtime.inference.device_cache import bucket
 from onnx_vlm.runtime.inference.host_cache import Cache, CopiedCache
 from onnx_vlm.runtime.providers import targets as providers
 from onnx_vlm.runtime.providers import tensorrt
+from onnx_vlm.runtime.providers.cuda import Machine
 from onnx_vlm.runtime.warmup import warmup
 
 SPEC = contract.decoder(layers=1, kv_heads=2, head_dim=8, hidden=16, vocab=100)
@@ -23,7 +24,7 @@ DECODER = {
     "batch": Extent(1, 2, 8), "sequence": Extent(1, 1, 900), "kept": Extent(1, 1, 1), "capacity": Extent(256, 512, 1000)
 }  # fmt: skip
 TILES = {"tiles": Extent(1, 1, 4)}
-MACHINE = tensorrt.Machine("NVIDIA H200 / 141GB", "90", "101303", "1.31.1")
+MACHINE = Machine("NVIDIA H200 / 141GB", "90", "101303", "1.31.1")
 
 
 @pytest.fixture(scope="module")

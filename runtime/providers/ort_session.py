@@ -1,0 +1,44 @@
+"""Sessions of ONNX Runtime, with the settings that all of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from ...graphs import ProviderError
+from .targets import Target
+
+#: A setting of ONNX Runtime. Without it, CPUs that have no dot product of bytes add pairs of products in 16 bits, which
+#: overflow.
+EXACT_INTEGERS = "session.x64quantprecision"
+RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  #: have a session say which nodes are where
+
+
+def session_options(attributes: Mapping[str, Any] | None = None) -> ort.SessionOptions:
+    """The options of every session, whatever its graph, and some `attributes` of them."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry(EXACT_INTEGERS, "1")
+    options.add_session_config_entry(RECORD_PLACEMENT, "1")
+    for name, value in (attributes or {}).items():
+        setattr(options, name, value)
+    return options
+
+
+def create(model: Path | bytes, target: Target, captures: bool = False) -> ort.InferenceSession:
+    """A session that has its target's provider, and never changes to another one.
+
+    ONNX Runtime itself only warns of a provider that does not load, and goes on without it.
+
+    Raises:
+        ProviderError: if the provider does not load; ONNX Runtime's own for whatever else there is.
+    """
+    entries = target.entries(captures)
+    session = ort.InferenceSession(model, session_options(target.session), entries, enable_fallback=False)
+    missing = [name for name, _ in entries if name not in session.get_providers()]
+    if missing:
+        raise ProviderError(f"{', '.join(missing)} did not load; `onnx-vlm doctor` says why")
+    return session
