@@ -95,11 +95,10 @@ def campaign(checkpoint: Path, folder: Path, count: int, seed: int) -> collectio
 
     exports, drawn, found = Exports(checkpoint, folder / "out" / "bundle"), random.Random(seed), collections.Counter()
     old = export_model(checkpoint, folder / "old")  # loads what an export loads
-    seconds = {prove: exports.finish(prove) for prove in (False, True)}
-    print(f"an export takes {seconds[False]:.1f} s, with its proof {seconds[True]:.1f} s", file=sys.stderr)
+    seconds = {prove: exports.finish(prove) for prove in (False, True)} if count else {}
     moments = [None] * count + STEPS + RENAMES
     for number, kill_at in enumerate(moments):
-        replaces, prove = number % 2 == 0 or kill_at in RENAMES, number % 5 == 0
+        replaces, prove = number % 2 == 0 or kill_at in RENAMES, kill_at is None and number % 5 == 0
         shutil.rmtree(exports.output, ignore_errors=True)
         if replaces:
             shutil.copytree(old, exports.output)
