@@ -43,6 +43,7 @@ class GenerationError(VLMError):
 
 #: Packages of the extra `export`, by the names under which they are imported.
 EXPORT_PACKAGES = (
+    "filelock",
     "huggingface_hub",
     "ml_dtypes",
     "onnx",

@@ -18,16 +18,16 @@ def room_of(module: str) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of this package that a file imports, at its top and within functions, but for types alone."""
+    """The modules of this package that a file imports, at its top and within functions."""
     package = path.relative_to(REPOSITORY).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = ".".join(package[: len(package) - node.level + 1])
-            module = f"{base}.{node.module}" if node.module and base else node.module or base
+            module = ".".join(part for part in (base, node.module) if part)
             for alias in node.names:
-                whole = REPOSITORY.joinpath(*module.split("."), f"{alias.name}.py")
-                folder = REPOSITORY.joinpath(*module.split("."), alias.name)
-                yield f"{module}.{alias.name}" if whole.exists() or folder.is_dir() else module
+                name = f"{module}.{alias.name}".lstrip(".")
+                path = REPOSITORY.joinpath(*name.split("."))
+                yield name if path.is_dir() or path.with_suffix(".py").exists() else module
 
 
 def arrows() -> dict[str, Counter[str]]:

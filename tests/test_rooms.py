@@ -14,6 +14,7 @@ import onnx_vlm.runtime
 import pytest
 from helpers import REPOSITORY
 from onnx_vlm.graphs.errors import EXPORT_PACKAGES, explain_import_error
+from room_imports import arrows
 
 ROOMS = ("graphs", "export", "runtime")
 HEAVY = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir")
@@ -91,3 +92,37 @@ def test_no_folder_holds_more_than_14_modules():
     for room in ROOMS:
         for folder in {path.parent for path in sources(room)}:
             assert len(list(folder.glob("[!_]*.py"))) <= 14, folder
+
+
+#: For each room, the other rooms that it may import.
+ALLOWED = {
+    "graphs": set(),
+    "graphs.transforms": {"graphs"},
+    "runtime.generation": {"graphs", "runtime"},
+    "runtime.images": {"graphs", "runtime"},
+    "runtime.text": {"graphs", "runtime.generation"},
+    "runtime.grounding": {"graphs", "runtime.generation", "runtime.text"},
+    "runtime.providers": {"graphs"},
+    "runtime.inference": {"graphs", "runtime", "runtime.providers", "runtime.text"},
+}
+#: The modules in the runtime's own folder that its rooms may import: they import no room themselves.
+SHARED = {"limits", "options"}
+
+
+def test_which_room_imports_which():
+    table = arrows()
+    for room, allowed in ALLOWED.items():
+        assert set(table[room]) <= allowed, room
+    for room, targets in table.items():
+        assert "runtime.cli" not in targets, room
+        assert room.startswith("export") or room == "runtime.cli" or not any(t.startswith("export") for t in targets), (
+            room
+        )
+
+
+def test_rooms_of_the_runtime_import_only_what_is_below_them():
+    for folder in (path for path in (REPOSITORY / "runtime").iterdir() if path.is_dir() and path.name != "cli"):
+        for path in folder.glob("*.py"):
+            upward = set(re.findall(r"^\s*from \.\.(\w+) import", path.read_text(), re.MULTILINE))
+            rooms = {other.name for other in (REPOSITORY / "runtime").iterdir() if other.is_dir()}
+            assert upward - rooms <= SHARED, path
