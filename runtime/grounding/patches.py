@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -70,13 +72,15 @@ class Patches:
 
 
 def with_boxes(prompt: str, boxes: PhraseBoxes | None, format: PatchTokens) -> str:
-    """A prompt with the boxes of each phrase in it written behind the phrase.
+    """A prompt with the boxes of each phrase written behind the phrase.
 
     Raises:
-        InputError: if there are as many boxes as phrases, or a box is none.
+        InputError: if the numbers of phrases and boxes differ, or a box is malformed.
     """
-    if not boxes:
+    if boxes is None or (_is_sequence(boxes) and not len(boxes)):
         return prompt
+    if not _is_sequence(boxes):
+        raise InputError(f"bboxes is {boxes!r:.80}; give a list with an entry for each phrase")
     opens, closes = map(re.escape, format.phrase)
     phrases = list(re.finditer(f"{opens}.+?{closes}", prompt))
     if len(phrases) != len(boxes):
@@ -84,28 +88,40 @@ def with_boxes(prompt: str, boxes: PhraseBoxes | None, format: PatchTokens) -> s
             f"the prompt has {len(phrases)} phrases ({''.join(format.phrase)}), boxes for {len(boxes)} given"
         )
     written, end = "", 0
-    for phrase, some in zip(phrases, boxes):
-        if some is None:
-            some = []
-        elif some and not isinstance(some[0], Sequence):
-            some = [some]
-        pairs = format.separator.join("".join(map(format.token.format, _patches(box, format.side))) for box in some)
+    for phrase, entry in zip(phrases, boxes):
+        patches = (_patches(box, format.side) for box in _listed(entry))
+        pairs = format.separator.join("".join(map(format.token.format, pair)) for pair in patches)
         written += prompt[end : phrase.end()] + (pairs and pairs.join(format.object))
         end = phrase.end()
     return written + prompt[end:]
 
 
+def _listed(entry: PatchBox | Sequence[PatchBox] | None) -> Sequence[PatchBox]:
+    """The boxes of a phrase, given as None, a box or several boxes."""
+    if entry is None:
+        return []
+    is_box = not _is_sequence(entry) or (len(entry) and not _is_sequence(entry[0]))
+    return [entry] if is_box else entry
+
+
 def _patches(box: PatchBox, side: int) -> tuple[int, int]:
     """The upper left and the lower right patch of a box."""
-    if len(box) == 2 and all(isinstance(index, int) and 0 <= index < side * side for index in box):
-        return box[0], box[1]
-    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise InputError(
-            f"a box is two patches of 0 to {side * side - 1}, or xmin, ymin, xmax, ymax in 0..1, not {box!r}"
-        )
-    left, top = (math.floor(edge * side) for edge in box[:2])
-    right, bottom = (math.ceil(edge * side - 1) for edge in box[2:])
-    return top * side + left, bottom * side + right
+    if _is_sequence(box) and all(isinstance(number, Real) and not isinstance(number, bool) for number in box):
+        if len(box) == 2 and all(isinstance(index, Integral) and 0 <= index < side * side for index in box):
+            return int(box[0]), int(box[1])
+        if len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1:
+            left, top = (math.floor(edge * side) for edge in box[:2])
+            right, bottom = (math.ceil(edge * side - 1) for edge in box[2:])
+            return top * side + left, bottom * side + right
+    raise InputError(
+        f"a box is two patches of 0 to {side * side - 1}, or xmin, ymin, xmax, ymax in 0..1, not {box!r:.80}"
+    )
+
+
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, list[Entity]]:

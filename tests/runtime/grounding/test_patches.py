@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from onnx_vlm.graphs.manifest import PatchTokens
@@ -76,8 +78,23 @@ def test_boxes_are_written_behind_their_phrase(boxes: list, written: str):
         ([(0.5, 0.5, 1.4, 0.6)], "xmin, ymin, xmax, ymax"),
         ([(1, 2, 3)], "xmin, ymin, xmax, ymax"),
         ([[(3, 70), (1, -2)]], "two patches"),
+        ([5], "two patches .* not 5"),
+        ([0], "two patches .* not 0"),
+        ([True], "two patches .* not True"),
+        (["ab"], "two patches .* not 'ab'"),
+        ([{"a": 1}], "two patches"),
+        ([[None, 1, 2, 3]], "two patches"),
+        ([[[0.1, 0.1, 0.5, 0.9], None]], "two patches .* not None"),
+        ([[[0.1, 0.1, 0.5, 0.9], 3]], "two patches .* not 3"),
+        ([[True, True]], "two patches"),
+        ([[0.0, 1.0]], "two patches"),
+        ([(math.nan, 0.1, 0.5, 0.9)], "two patches"),
+        ([[["0", "1"]]], "two patches"),
+        (5, "bboxes is 5; give a list"),
+        ("[]", "bboxes is"),
+        ({"a": 1}, "bboxes is"),
     ],
 )
-def test_boxes_that_are_none_are_refused(boxes: list, said: str):
+def test_malformed_boxes_are_refused(boxes: Any, said: str):
     with pytest.raises(InputError, match=said):
         with_boxes("see<phrase> it</phrase> there", boxes, FORMAT)
