@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from .contract import GraphSpec, TensorSpec
-from .errors import BundleError, CheckpointError, ExportError, GenerationError, InputError, ProviderError, VLMError
+from .errors import (
+    BundleError,
+    CheckpointError,
+    ExportError,
+    GenerationError,
+    InputError,
+    ProviderError,
+    UnknownProviderError,
+    VLMError,
+)
 from .manifest import FORMAT, Manifest
 
 __all__ = [
@@ -17,5 +26,6 @@ __all__ = [
     "Manifest",
     "ProviderError",
     "TensorSpec",
+    "UnknownProviderError",
     "VLMError",
 ]

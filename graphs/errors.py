@@ -37,6 +37,10 @@ class ProviderError(VLMError):
     """An execution provider that is unknown or does not load."""
 
 
+class UnknownProviderError(ProviderError, InputError):
+    """A name that is no execution provider, or none that can do what is asked: bad input, not a failure."""
+
+
 class GenerationError(VLMError):
     """A failure while the model ran."""
 

@@ -1,47 +1,70 @@
-"""How fast a bundle is on this machine, stage by stage, and how near its decoding comes to the memory's speed."""
+"""How fast a bundle is on this machine, stage by stage, and what share of memory bandwidth its decoding reaches."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from ..graphs import InputError, contract
-from .images import reading as image
+from .images import reading
+from .images.reading import ImageInput
 from .inference.host_cache import Cache
-from .model import VLM, load
+from .memory import cache_bytes, free_memory
+from .model import VLM
+from .providers.load_options import LoadOptions
 from .text.prompt import Encoded
 
-PROMPT = "Describe the picture."
-SIZE = 640, 480  #: of the picture, if none is given; pixels
-READ_AT_ONCE = 1 << 28  #: bytes read to measure the memory; more than caches hold
+PROMPT = "Describe the image."
+SIZE = 640, 480  #: width and height of the image, if none is given
+READ_AT_LEAST = 1 << 30  #: bytes read to measure the memory's bandwidth, unless less is free
+CACHES = 4  #: how often the caches must fit into what is read
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """How fast memory is read.
+
+    Attributes:
+        rate: bytes a second, the best of several times.
+        size: bytes read each time.
+        threads: how many threads read together.
+        caches: bytes that the processor's last caches hold; 0 if unknown. Well below `size`, or caches were measured.
+    """
+
+    rate: float
+    size: int
+    threads: int
+    caches: int
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What `measure` found. Seconds are medians.
+    """The results of `measure`. Seconds are medians.
 
     Attributes:
         provider: where the graphs ran.
         load: seconds until the bundle was ready.
-        preprocess: seconds from picture and prompt to tiles and ids.
+        preprocess: seconds from image and prompt to tiles and ids.
         vision: seconds from tiles to image embeddings.
         prefill: seconds from embeddings to the first logits.
         decode: seconds a token.
-        tiles: how many tiles the picture had.
-        prompt_tokens: how many tokens the prompt had, those of the picture included.
+        tiles: how many tiles the image had.
+        prompt_tokens: how many tokens the prompt had, those of the image included.
         bandwidth: bytes a second that as many threads read from memory in this run; None if the graphs ran elsewhere.
+        bandwidth_size: bytes read to measure that; None likewise.
+        bandwidth_threads: threads that read them; None likewise.
+        cache_bytes: bytes that the processor's last caches hold; None likewise, 0 if unknown.
         token_bytes: bytes that a decoded token reads, weights and KV cache.
         bundle_bytes: the size of the bundle.
-        peak_memory: the most resident memory of this process so far, bytes; None where the system does not tell.
+        peak_memory: the most resident memory of this process so far, bytes; None where the system does not say.
     """
 
     provider: str
@@ -53,6 +76,9 @@ class Figures:
     tiles: int
     prompt_tokens: int
     bandwidth: float | None
+    bandwidth_size: int | None
+    bandwidth_threads: int | None
+    cache_bytes: int | None
     token_bytes: int
     bundle_bytes: int
     peak_memory: int | None
@@ -65,65 +91,71 @@ class Figures:
 
 def measure(
     bundle: Path,
-    picture: image.ImageInput | None = None,
-    provider: str = "auto",
-    threads: int | None = None,
+    image: ImageInput | None = None,
+    options: LoadOptions | None = None,
     new_tokens: int = 32,
     repeats: int = 3,
     progress: Callable[[str], None] = lambda step: None,
-    *,
-    provider_options: Mapping[str, Any] | None = None,
-    allow_fallback: bool = False,
 ) -> Figures:
-    """Load a bundle and answer a prompt about a picture `repeats` times, `new_tokens` tokens each, whatever they say.
+    """Load a bundle and answer a prompt about an image `repeats` times, `new_tokens` tokens each, whatever they are.
 
     Raises:
-        InputError: if there is nothing to measure, or what `load` and `generate` raise.
+        InputError: for too few tokens or repeats, or more tokens than the model has positions or the machine memory;
+            and whatever `load` and `generate` raise.
     """
     if new_tokens < 2 or repeats < 1:
         raise InputError(f"{new_tokens} tokens, {repeats} times, cannot be measured; give 2 or more, once or more")
+    options = options or LoadOptions()
     progress("load")
     start = time.perf_counter()
-    vlm = load(bundle, provider, threads, provider_options, allow_fallback)
+    vlm = VLM(bundle, options)
     loaded = time.perf_counter() - start
-    given = picture if picture is not None else np.indices((*SIZE[::-1], 3)).sum(0).astype(np.uint8)
+    if image is None:
+        image = np.indices((*SIZE[::-1], 3)).sum(0).astype(np.uint8)
     prompt = vlm.manifest.proof.prompt if vlm.manifest.proof else PROMPT
-    laps = []
-    for turn in range(repeats):
-        progress(f"answer {turn + 1} of {repeats}")
-        laps.append(_answer(vlm, prompt, given, new_tokens))
-    # Of the first run only what the others cannot tell: it sets buffers up.
-    seconds = {name: median(times[name] for _, times in laps[len(laps) > 1 :]) for name in laps[0][1]}
-    peak, encoded = _peak_memory(), laps[0][0]
+    runs = []
+    for number in range(1, repeats + 1):
+        progress(f"answer {number} of {repeats}")
+        encoded, times = _answer(vlm, prompt, image, new_tokens)
+        runs.append(times)
+    if len(runs) > 1:
+        runs = runs[1:]  # the first one sets buffers up
+    peak = _peak_memory()
     progress("read memory")
+    on_host = vlm.pipeline.engine.target.row.on_host
+    memory = bandwidth(options.threads or os.cpu_count() or 1) if on_host else None
     spec, weights = vlm.manifest.graphs[contract.DECODER], vlm.manifest.graph_bytes(contract.DECODER)
     return Figures(
         provider=vlm.provider,
         load=loaded,
-        **seconds,
+        **{stage: median(times[stage] for times in runs) for stage in runs[0]},
         tiles=sum(map(len, encoded.tiles)),
         prompt_tokens=len(encoded.ids),
-        bandwidth=bandwidth(threads or os.cpu_count() or 1) if vlm.pipeline.engine.target.row.on_host else None,
+        bandwidth=memory and memory.rate,
+        bandwidth_size=memory and memory.size,
+        bandwidth_threads=memory and memory.threads,
+        cache_bytes=memory and memory.caches,
         token_bytes=weights + Cache.nbytes(spec, 1, len(encoded.ids) + new_tokens // 2),
         bundle_bytes=sum(file.size for file in vlm.manifest.files.values()),
         peak_memory=peak,
     )
 
 
-def _answer(vlm: VLM, prompt: str, picture: image.ImageInput, new_tokens: int) -> tuple[Encoded, dict[str, float]]:
+def _answer(vlm: VLM, prompt: str, image: ImageInput, new_tokens: int) -> tuple[Encoded, dict[str, float]]:
     """The encoded prompt, and the seconds of each stage."""
-    clock = [time.perf_counter()]
+    clock, seconds = [time.perf_counter()], {}
 
     def lap() -> float:
         clock.append(time.perf_counter())
         return clock[-1] - clock[-2]
 
-    engine, seconds = vlm.pipeline.engine, {}
-    encoded = vlm.pipeline.prompts.encode(prompt, [image.tiles(image.read(picture), vlm.manifest.image)])
+    pipeline = vlm.pipeline
+    encoded = pipeline.prompts.encode(prompt, [reading.tiles(reading.read(image), vlm.manifest.image)])
+    pipeline.allowed_new_tokens([encoded], new_tokens, copies=1)
     seconds["preprocess"] = lap()
-    embeds = engine.embed(encoded)
+    embeds = pipeline.engine.embed(encoded)
     seconds["vision"] = lap()
-    logits, run = engine.start([embeds], new_tokens)
+    logits, run = pipeline.engine.start([embeds], new_tokens)
     seconds["prefill"] = lap()
     steps = []
     for _ in range(new_tokens):
@@ -132,16 +164,25 @@ def _answer(vlm: VLM, prompt: str, picture: image.ImageInput, new_tokens: int) -
     return encoded, {**seconds, "decode": median(steps)}
 
 
-def bandwidth(threads: int) -> float:
-    """Bytes a second that `threads` threads read from memory together, the best of several times."""
-    parts = np.array_split(np.ones(READ_AT_ONCE, np.uint8), threads)
-    best = 0.0
+def read_size() -> int:
+    """Bytes to read so that caches cannot hold them: four times what they hold, 1 GiB or more; half of the free memory
+    if that is less."""
+    wanted = max(READ_AT_LEAST, CACHES * cache_bytes())
+    free = free_memory()
+    return wanted if free is None else max(1, min(wanted, free // 2))
+
+
+def bandwidth(threads: int) -> Bandwidth:
+    """How fast `threads` threads read memory together: the best of eight times."""
+    size = read_size()
+    parts = np.array_split(np.ones(size, np.uint8), threads)
+    seconds = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(8):
             start = time.perf_counter()
-            list(pool.map(np.ndarray.max, parts))  # NumPy gives the interpreter free while it reads
-            best = max(best, READ_AT_ONCE / (time.perf_counter() - start))
-    return best
+            list(pool.map(np.ndarray.max, parts))  # NumPy releases the interpreter while it reads
+            seconds.append(time.perf_counter() - start)
+    return Bandwidth(size / min(seconds), size, threads, cache_bytes())
 
 
 def _peak_memory() -> int | None:

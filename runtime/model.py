@@ -15,6 +15,7 @@ from .limits import Limits
 from .options import Options, Settings, settle
 from .pipeline import Answering, Pipeline
 from .providers import targets as providers
+from .providers.load_options import LoadOptions
 from .providers.placement import Placement
 from .results import Generation, Score, StageTimer
 from .stream import Stream, fold
@@ -47,13 +48,12 @@ def load(
 
     Raises:
         BundleError: if the bundle is incomplete, damaged or of another format.
-        InputError: if the folder for embeddings cannot be made; for a provider option that there is not, or whose value
-            cannot be.
+        InputError: if the folder for embeddings cannot be made; for an unknown provider option or an invalid value.
         ProviderError: if the provider cannot be used, or leaves nodes to the CPU and that is not allowed; it says
             what is missing and how to get it.
     """
-    targets = providers.targets(provider, threads, provider_options, allow_fallback)
-    return VLM(Path(bundle), targets, limits or Limits(), embedding_folder)
+    options = LoadOptions(provider, threads, provider_options or {}, allow_fallback)
+    return VLM(Path(bundle), options, limits, embedding_folder)
 
 
 class VLM:
@@ -68,13 +68,14 @@ class VLM:
     def __init__(
         self,
         folder: Path,
-        targets: Sequence[providers.Target],
-        limits: Limits,
-        embedding_folder: str | os.PathLike[str] | None,
+        options: LoadOptions | None = None,
+        limits: Limits | None = None,
+        embedding_folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.pipeline = Pipeline(folder, targets, limits, embedding_folder)
+        self.limits = limits or Limits()
+        targets = providers.targets(options or LoadOptions())
+        self.pipeline = Pipeline(folder, targets, self.limits, embedding_folder)
         self.manifest = self.pipeline.manifest
-        self.limits = limits
         engine = self.pipeline.engine
         self.provider = engine.target.provider
         self.placement: Mapping[str, Placement] = engine.placement

@@ -145,7 +145,7 @@ class Pipeline:
         ids = [prompt.counted for prompt in prompts]
         copies = max(settings.num_beams, settings.num_return_sequences)
         settings = dataclasses.replace(
-            settings, max_new_tokens=self._new_tokens(prompts, settings.max_new_tokens, copies)
+            settings, max_new_tokens=self.allowed_new_tokens(prompts, settings.max_new_tokens, copies)
         )
         constraints = [Constraint(self.grammar, settings.max_new_tokens, ids)] if settings.constrain else []
         timer.lap("preprocess")
@@ -161,7 +161,7 @@ class Pipeline:
 
     def score(self, encoded: EncodedRequest, candidates: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of given answers to a request: those of each one's ids, and at last that of its end."""
-        new_tokens = self._new_tokens([encoded.prompt], max(map(len, candidates)) + 1, len(candidates))
+        new_tokens = self.allowed_new_tokens([encoded.prompt], max(map(len, candidates)) + 1, len(candidates))
         logits, run = self.prefill([encoded.prompt], new_tokens, len(candidates), StageTimer())
         return score(logits, run.step, candidates, self.manifest.generation.eos_token_ids)
 
@@ -171,7 +171,7 @@ class Pipeline:
         ends = self.manifest.generation.eos_token_ids
         return self.boxes.grammar(Vocabulary(self.prompts.tokenizer, self.manifest.vocab, ends))
 
-    def _new_tokens(self, prompts: Sequence[Encoded], max_new_tokens: int | None, copies: int) -> int:
+    def allowed_new_tokens(self, prompts: Sequence[Encoded], max_new_tokens: int | None, copies: int) -> int:
         """How many tokens an answer may have.
 
         Raises:

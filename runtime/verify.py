@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,8 @@ from PIL import Image
 from ..graphs import BundleError, contract, manifest
 from ..graphs.manifest import Manifest
 from .images import reading as image
-from .model import VLM, load
+from .model import VLM
+from .providers.load_options import LoadOptions
 from .text.prompt import Encoded, Prompts
 
 #: The largest relative error of a stage, by its precision. In float32 sums in another order make some 1e-6, a wrong
@@ -91,20 +92,17 @@ class Loaded:
 
 def verify(
     bundle: str | os.PathLike[str],
-    provider: str = "auto",
-    threads: int | None = None,
+    options: LoadOptions | None = None,
     expected: tuple[str, Image.Image, Mapping[str, np.ndarray]] | None = None,
     progress: Callable[[str], None] | None = None,
-    *,
-    provider_options: Mapping[str, Any] | None = None,
-    allow_fallback: bool = False,
 ) -> list[Check]:
     """Compare a bundle's files with their checksums and its stages with what the source model gave.
 
     Each stage is fed what the source model's stage before it gave, so that an error is seen where it arises.
 
     Args:
-        bundle, provider, threads, provider_options, allow_fallback: as for `load()`.
+        bundle: the folder that an export wrote.
+        options: where its graphs are to run; `LoadOptions()` if None.
         expected: prompt, picture and the source's arrays; if None those of the bundle's proof.
         progress: called with the name of each step.
 
@@ -122,7 +120,7 @@ def verify(
         return checks
     prompt, picture, arrays = expected or bundle_proof(found, folder)
     tell("load")
-    vlm = load(bundle, provider, threads, provider_options, allow_fallback)
+    vlm = VLM(folder, options)
     checks.append(Check("provider", "", 0.0, 0.0, "; ".join((vlm.provider, *vlm.passed_over))))
     for check in compare(Loaded(vlm), prompt, picture, arrays):
         tell(check.name)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..graphs import ProviderError, contract, manifest
+from ..graphs import UnknownProviderError, contract, manifest
 from .inference.engine import Engine
 from .providers import cuda, tensorrt
 from .providers import targets as providers
+from .providers.load_options import LoadOptions
 from .providers.table import PROVIDERS
 
 BUILDERS = [row.name for row in PROVIDERS.values() if row.builds_engines]
@@ -19,31 +19,36 @@ BUILDERS = [row.name for row in PROVIDERS.values() if row.builds_engines]
 
 def warmup(
     bundle: Path,
-    provider: str = "tensorrt",
-    provider_options: Mapping[str, Any] | None = None,
+    options: LoadOptions | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Path:
-    """Build a bundle's engines, or find them built, and run each once; returns the folder that keeps them.
+    """Build a bundle's engines unless they are built already, and run each once. Returns the folder that keeps them.
 
     Args:
-        bundle, provider_options: as for `load()`.
+        bundle: the folder that an export wrote.
+        options: the provider that builds the engines, TensorRT if None, and its options.
+        progress: called with the name of each step.
 
     Raises:
         BundleError: if the bundle cannot be loaded.
-        ProviderError: if the provider builds no engines, or cannot be used.
+        UnknownProviderError: if the provider builds no engines.
+        ProviderError: if the provider cannot be used.
     """
-    if provider not in BUILDERS:
-        raise ProviderError(f"provider {provider!r} builds nothing ahead; supported: {', '.join(BUILDERS)}")
-    found = manifest.load(bundle)
+    options = options or LoadOptions("tensorrt")
+    if options.provider not in BUILDERS:
+        raise UnknownProviderError(
+            f"provider {options.provider!r} builds nothing ahead; supported: {', '.join(BUILDERS)}"
+        )
+    contents = manifest.load(bundle)
     progress("build engines, which takes minutes the first time")
-    (target,) = providers.targets(provider, options=provider_options)
-    engine = Engine(bundle, found, [target])
+    (target,) = providers.targets(options)
+    engine = Engine(bundle, contents, [target])
     progress("run each once")
-    (tiles,) = found.graphs[contract.VISION_ENCODER].inputs
+    (tiles,) = contents.graphs[contract.VISION_ENCODER].inputs
     embeds = engine.encode_images(np.zeros((1, *tiles.shape[1:]), tiles.dtype))
     _, run = engine.start([embeds.reshape(-1, embeds.shape[-1])], 1)
     run.step(np.zeros(1, np.int64), np.zeros(1, np.int64))
     if engine.draws_masks:
-        (codes,) = found.graphs[contract.MASK_DECODER].inputs
+        (codes,) = contents.graphs[contract.MASK_DECODER].inputs
         engine.masks(np.zeros((1, *codes.shape[1:]), codes.dtype))
-    return tensorrt.engine_folder(found, cuda.machine(target.device_id))
+    return tensorrt.engine_folder(contents, cuda.machine(target.device_id))

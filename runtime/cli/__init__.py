@@ -1,5 +1,18 @@
-"""The command `onnx-vlm`."""
+"""The command `onnx-vlm`: a shell over the Python functions, one file a command.
 
-from .app import main
+Standard output gets answers, standard error everything else.
+"""
 
-__all__ = ["main"]
+from __future__ import annotations
+
+from . import bench, chat, doctor, export, generate, inspect, score, verify, warmup
+from .console import app, main
+from .flags import expand
+
+for command in (
+    export.export, generate.generate, chat.chat, score.score, inspect.inspect, verify.verify, bench.bench,
+    doctor.doctor, warmup.warmup,
+):  # fmt: skip
+    app.command()(expand(command))
+
+__all__ = ["app", "main"]

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from . import probe
 from . import targets as providers
+from .load_options import LoadOptions
 from .probe import Attempt
 from .table import AUTO, PROVIDERS
 
@@ -53,7 +54,7 @@ class Report:
 
 def examine() -> Report:
     """Try every provider."""
-    attempts = tuple(probe.attempt(providers.targets(provider)[0]) for provider in PROVIDERS)
+    attempts = tuple(probe.attempt(providers.targets(LoadOptions(provider))[0]) for provider in PROVIDERS)
     runs = {attempt.provider for attempt in attempts if attempt.runs}
     return Report(
         packages={name: importlib.metadata.version(name) for name in probe.packages()},

@@ -8,8 +8,9 @@ from typing import Any
 
 import onnxruntime as ort
 
-from ...graphs import InputError, ProviderError
+from ...graphs import InputError, UnknownProviderError
 from . import options as provider_options
+from .load_options import LoadOptions
 from .options import SESSION
 from .table import AUTO, PROVIDERS, Provider
 
@@ -63,21 +64,16 @@ class Target:
         return entries
 
 
-def targets(
-    provider: str = "auto",
-    threads: int | None = None,
-    options: Mapping[str, Any] | None = None,
-    allow_fallback: bool = False,
-) -> list[Target]:
-    """The target that is asked for; with "auto" those to try, the best first.
+def targets(load: LoadOptions) -> list[Target]:
+    """The requested target; for "auto" those to try, the best first.
 
     Raises:
-        ProviderError: for a provider that there is not.
-        InputError: for an option that the provider has not, or a value that cannot be.
+        UnknownProviderError: for an unknown provider.
+        InputError: for an unknown provider option or an invalid value.
     """
+    provider, threads, options = load.provider, load.threads, dict(load.provider_options)
     if provider != "auto" and provider not in PROVIDERS:
-        raise ProviderError(f"provider {provider!r} is not supported; supported: auto, {', '.join(PROVIDERS)}")
-    options = dict(options or {})
+        raise UnknownProviderError(f"provider {provider!r} is not supported; supported: auto, {', '.join(PROVIDERS)}")
     if threads is not None and options.setdefault("threads", threads) != threads:
         raise InputError(f"threads is {threads}, the provider option threads {options['threads']}; give one of them")
     chosen: Sequence[str] = (provider,)
@@ -85,4 +81,4 @@ def targets(
         built = set(ort.get_available_providers())
         usable = [name for name in AUTO if PROVIDERS[name].ort_name in built]
         chosen = [name for name in usable if provider_options.takes(name, options)] or ["cpu"]
-    return [Target(one, provider_options.settle(one, options), allow_fallback) for one in chosen]
+    return [Target(one, provider_options.settle(one, options), load.allow_fallback) for one in chosen]

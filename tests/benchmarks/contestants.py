@@ -77,7 +77,7 @@ class Ours(Contestant):
     def bandwidth(self) -> dict[str, float]:
         from onnx_vlm.runtime import bench
 
-        return {"bandwidth": bench.bandwidth(THREADS)}
+        return {"bandwidth": bench.bandwidth(THREADS).rate}
 
     def prefill(self, tokens: int, rows: int) -> None:
         prompts = [0.02 * self.random.standard_normal((tokens, self._hidden), "float32") for _ in range(rows)]

@@ -27,6 +27,7 @@ import torch  # noqa: E402
 from helpers import CHECKPOINTS  # noqa: E402
 from onnx_vlm.export import export_model  # noqa: E402
 from onnx_vlm.runtime import ProviderError, bench, load  # noqa: E402
+from onnx_vlm.runtime.providers.load_options import LoadOptions  # noqa: E402
 from onnx_vlm.runtime.verify import verify  # noqa: E402
 from real_size import MODELS, write_checkpoint  # noqa: E402
 
@@ -45,7 +46,7 @@ def parity(provider: str, work: Path) -> bool:
     good = True
     for name, prompts in PROMPTS.items():
         bundle = export_model(CHECKPOINTS / name, work / name, precision="fp16")
-        failed = [check for check in verify(bundle, provider) if not check.passed]
+        failed = [check for check in verify(bundle, LoadOptions(provider)) if not check.passed]
         print(f"{name}: every stage as in its proof" if not failed else f"{name}: {failed}", flush=True)
         good &= not failed
         pictures = [shapes.draw(shapes.scene(shapes.HELD_OUT + number)) for number in range(8)]
@@ -117,11 +118,12 @@ def speed(name: str, processors: Path, work: Path, new_tokens: int) -> None:
     rate = bandwidth()
     print(f"{name}, {parameters / 1e9:.2f} B parameters, float16, one answer of {new_tokens} tokens")
     print(f"{torch.cuda.get_device_name()}: a copy within its memory reaches {rate / 1e9:.0f} GB/s")
-    plain = bench.measure(bundle, provider="cuda", new_tokens=new_tokens)
+    plain = bench.measure(bundle, options=LoadOptions("cuda"), new_tokens=new_tokens)
     limit = plain.token_bytes / rate
     print(f"onnx-vlm: {1 / plain.decode:.1f} tokens/s, {limit / plain.decode:.0%} of the bandwidth")
+    captured = LoadOptions("cuda", provider_options={"cuda_graph": "on"})
     try:
-        found = bench.measure(bundle, provider="cuda", new_tokens=new_tokens, provider_options={"cuda_graph": "on"})
+        found = bench.measure(bundle, options=captured, new_tokens=new_tokens)
         print(f"onnx-vlm, CUDA graph: {1 / found.decode:.1f} tokens/s, {limit / found.decode:.0%} of the bandwidth")
     except ProviderError as error:
         print(f"onnx-vlm, CUDA graph: {error}")

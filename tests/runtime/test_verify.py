@@ -12,8 +12,10 @@ import pytest
 from helpers import run_command
 from onnx_vlm.graphs import contract, manifest
 from onnx_vlm.runtime import BundleError, load
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import verify
 
+ONE_THREAD = LoadOptions(threads=1)
 STAGES = [
     "files",
     "provider",
@@ -47,7 +49,7 @@ def flip(path: Path, place: int) -> None:
 
 @pytest.mark.parametrize("name", ["paligemma", "paligemma2", "perception_lm", "kosmos2"])
 def test_every_family_is_proven(bundles: Callable[..., Path], name: str, figure: Callable[[str], None]):
-    checks = verify(bundles(name), threads=1)
+    checks = verify(bundles(name), ONE_THREAD)
     assert [check.name for check in checks] == STAGES
     assert all(check.passed for check in checks), checks
     assert checks[-1].error == 0
@@ -93,7 +95,7 @@ def test_weights_that_are_not_the_source_models_fail_where_they_are(copy: Path):
     path = copy / "projector.onnx.data"
     path.write_bytes((np.fromfile(path, np.float32) * 1.01).tobytes())
     edit(copy, lambda data: data["files"][path.name].update(sha256=manifest.sha256(path)))
-    failed = [check for check in verify(copy, threads=1) if not check.passed]
+    failed = [check for check in verify(copy, ONE_THREAD) if not check.passed]
     assert [check.name for check in failed] == ["image_embeds"]
     assert failed[0].error == pytest.approx(0.01, rel=0.3)
 
@@ -107,7 +109,7 @@ def test_the_first_other_token_is_shown_with_its_margin(copy: Path):
     edit(copy, lambda data: data["files"][contract.PROOF_ARRAYS].update(
         size=path.stat().st_size, sha256=manifest.sha256(path))
     )  # fmt: skip
-    tokens = verify(copy, threads=1)[-1]
+    tokens = verify(copy, ONE_THREAD)[-1]
     assert not tokens.passed
     assert tokens.note.startswith("token 3 of 8: ")
     assert "margin" in tokens.note

@@ -17,6 +17,7 @@ import pytest
 from onnx_vlm.runtime import ProviderError
 from onnx_vlm.runtime.providers import probe
 from onnx_vlm.runtime.providers import targets as providers
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.providers.options import OPTIONS, Choice
 
 pytestmark = pytest.mark.needs("onnxruntime-gpu")
@@ -27,7 +28,8 @@ NO_DEVICE = 100  #: both CUDA_ERROR_NO_DEVICE and cudaErrorNoDevice
 CREATE = """
 import sys
 from onnx_vlm.runtime.providers import onnx_bytes, ort_session, targets
-target = targets.targets("cuda", options=eval(sys.argv[1]))[0]
+from onnx_vlm.runtime.providers.load_options import LoadOptions
+target = targets.targets(LoadOptions("cuda", provider_options=eval(sys.argv[1])))[0]
 target.settled["CUDAExecutionProvider"].update(eval(sys.argv[2]))
 ort_session.create(onnx_bytes.doubling(), target, captures=True)
 """
@@ -36,7 +38,7 @@ ort_session.create(onnx_bytes.doubling(), target, captures=True)
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_what_is_missing_is_named(provider: str):
     with pytest.raises(ProviderError, match=r"libraries do not load: .*libcuda.so.1.*to get it: .*NVIDIA's driver"):
-        probe.require(providers.targets(provider)[0])
+        probe.require(providers.targets(LoadOptions(provider))[0])
 
 
 @pytest.fixture(scope="module")

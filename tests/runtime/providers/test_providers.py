@@ -13,7 +13,7 @@ import pytest
 from helpers import REPOSITORY
 from onnx_vlm.graphs import TensorSpec, contract
 from onnx_vlm.runtime import InputError, ProviderError, load
-from onnx_vlm.runtime.cli.app import app
+from onnx_vlm.runtime.cli import app
 from onnx_vlm.runtime.providers import cuda, onnx_bytes, probe
 from onnx_vlm.runtime.providers import targets as providers
 from onnx_vlm.runtime.providers.options import OPTIONS, SESSION, parse, settle

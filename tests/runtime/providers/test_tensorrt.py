@@ -17,6 +17,7 @@ from onnx_vlm.runtime.inference.host_cache import Cache, CopiedCache
 from onnx_vlm.runtime.providers import targets as providers
 from onnx_vlm.runtime.providers import tensorrt
 from onnx_vlm.runtime.providers.cuda import Machine
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.warmup import warmup
 
 SPEC = contract.decoder(layers=1, kv_heads=2, head_dim=8, hidden=16, vocab=100)
@@ -52,7 +53,7 @@ def test_shapes_are_written_as_the_provider_reads_them():
 
 def told(portable: manifest.Manifest, root: Path, **options: object) -> dict[str, dict[str, str]]:
     """The options that each graph's session gives TensorRT."""
-    (target,) = providers.targets("tensorrt", options=options)
+    (target,) = providers.targets(LoadOptions("tensorrt", provider_options=options))
     found = tensorrt.targets(portable, target, MACHINE, root)
     return {name: dict(one.entries())[tensorrt.PROVIDER] for name, one in found.items()}
 
@@ -124,7 +125,7 @@ def test_what_is_missing_is_said(bundle: Path):
         with pytest.raises(ProviderError, match=r"is built without TensorrtExecutionProvider.*onnxruntime-gpu"):
             use(bundle)
     with pytest.raises(ProviderError, match="'cpu' builds nothing ahead; supported: tensorrt"):
-        warmup(bundle, "cpu")
+        warmup(bundle, LoadOptions("cpu"))
 
 
 def test_profiles_that_do_not_fit_the_graph_are_found():

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from helpers import run_command
 from onnx_vlm.runtime import InputError, bench
+from onnx_vlm.runtime.memory import free_memory
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 
 FEW = ("--new-tokens", 3, "--repeats", 2, "--threads", 1)
 
@@ -21,6 +23,7 @@ def test_json_tells_every_stage(bundle: Path):
     assert {"load", "preprocess", "vision", "prefill", "decode", "prompt_tokens", "peak_memory"} <= figures.keys()
     assert (figures["tiles"], figures["bundle_bytes"]) == (1, sum(f.stat().st_size for f in _parts(bundle)))
     assert figures["token_bytes"] > (bundle / "decoder.onnx.data").stat().st_size
+    assert figures["bandwidth_size"] >= min(1 << 30, free_memory() // 4)
     share = figures["token_bytes"] / figures["bandwidth"] / figures["decode"]
     assert figures["limit_share"] == pytest.approx(share)
 
@@ -29,15 +32,40 @@ def test_table(bundle: Path):
     done = run_command("bench", bundle, *FEW)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["load", "preprocess", "vision", "prefill", "decode", "peak"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "load",
+        "preprocess",
+        "vision",
+        "prefill",
+        "decode",
+        "memory",
+        "peak",
+    ]
 
 
 def test_refusals(bundle: Path, tmp_path: Path):
     done = run_command("bench", bundle, "--image", tmp_path / "none.png")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "there is no picture" in done.stderr
+    assert "none.png" in done.stderr
     with pytest.raises(InputError, match="cannot be measured"):
         bench.measure(bundle, new_tokens=1)
+
+
+@pytest.mark.parametrize("new_tokens", [1000, 1_000_000_000])
+def test_more_tokens_than_positions_are_refused(bundle: Path, new_tokens: int):
+    with pytest.raises(InputError, match=f"positions.*for an answer of {new_tokens}"):
+        bench.measure(bundle, options=LoadOptions(threads=1), new_tokens=new_tokens)
+
+
+def test_more_is_read_than_caches_hold(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench, "free_memory", lambda: 64 << 30)
+    for caches, size in ((0, 1 << 30), (32 << 20, 1 << 30), (500 << 20, 2000 << 20)):
+        monkeypatch.setattr(bench, "cache_bytes", lambda caches=caches: caches)
+        assert bench.read_size() == size
+    monkeypatch.setattr(bench, "free_memory", lambda: 1 << 20)
+    assert bench.read_size() == 1 << 19, "half of what is free"
+    measured = bench.bandwidth(2)
+    assert (measured.size, measured.threads, measured.caches) == (1 << 19, 2, 500 << 20)
 
 
 def _parts(bundle: Path) -> list[Path]:
