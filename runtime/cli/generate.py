@@ -61,7 +61,7 @@ def generate(
     else:
         answer = vlm.generate(prompt, image, video, bboxes=boxes, **options)
     if as_json:
-        from ..grounding.locations import run_lengths
+        from ..grounding.types import run_lengths
 
         print_json(dataclasses.asdict(answer), default=run_lengths)
     else:
@@ -113,6 +113,8 @@ def _check_drawing(path: Path, images: list[Path] | None) -> None:
     except (KeyError, OSError, ValueError):  # a format that Pillow does not write, or not in colour
         raise InputError(f"--draw {path}: give the name of an image file, such as one in .png or .jpg") from None
     try:
+        if not path.parent.is_dir():
+            raise InputError(f"--draw {path}: there is no folder {path.parent}")
         exists = os.path.lexists(path)
         if exists and not path.is_file():
             raise InputError(f"--draw {path} exists and is no file; give another name")

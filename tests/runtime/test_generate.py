@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapes
-from helpers import run_command
 from onnx_vlm.runtime import VLM, GenerationError, InputError, ProviderError, load
 from onnx_vlm.runtime.inference.host_cache import Cache
 from PIL import Image
@@ -201,66 +200,3 @@ def test_an_answer_may_fill_the_last_position(vlm: VLM):
 def test_an_unknown_provider_is_refused(bundle: Path):
     with pytest.raises(ProviderError, match="supported: auto, cpu"):
         load(bundle, provider="gpu")
-
-
-def test_the_command_prints_answer_boxes_and_times(bundle: Path, picture: Path):
-    thing = shapes.scene(shapes.HELD_OUT).things[0]
-    done = run_command("generate", bundle, f"detect {thing.name}", "--image", picture)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(f" {thing.name}\n")
-    assert "xmin" in done.stderr
-    assert "prefill" in done.stderr
-
-
-def test_the_command_streams_what_it_would_print(bundle: Path, picture: Path):
-    runs = [
-        run_command("generate", bundle, "caption", "--image", picture, how, "--max-new-tokens", 4, "--stop", "zzz")
-        for how in ("--stream", "--no-stream")
-    ]
-    assert runs[0].stdout == runs[1].stdout
-    assert runs[0].returncode == 0
-
-
-def test_the_command_prints_json_and_draws(bundle: Path, picture: Path, vlm: VLM, tmp_path: Path):
-    thing = shapes.scene(shapes.HELD_OUT).things[0]
-    drawing = tmp_path / "boxes.png"
-    done = run_command(
-        "generate", bundle, f"detect {thing.name}", "--image", picture, "--json", "--draw", drawing, "--threads", 1,
-        "--embedding-folder", tmp_path / "embeddings",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "embeddings").glob("*.npy"))) == 1
-    answer = json.loads(done.stdout)
-    assert answer["token_ids"] == vlm.generate(f"detect {thing.name}", picture).token_ids
-    assert answer["boxes"][0]["label"] == thing.name
-    assert Image.open(drawing).size == (320, 240)
-    assert (np.asarray(Image.open(drawing)) != np.asarray(Image.open(picture))).any()
-
-
-def test_the_command_refuses_bad_input_with_status_2(bundle: Path, picture: Path, tmp_path: Path):
-    text = tmp_path / "text.png"
-    text.write_text("no picture")
-    drawing = tmp_path / "drawing.png"
-    incomplete = tmp_path / "incomplete"
-    shutil.copytree(bundle, incomplete)
-    (incomplete / "projector.onnx.data").unlink()
-    for arguments, said in (
-        ((bundle, "caption", "--image", tmp_path / "none.png", "--draw", drawing), "none.png"),
-        ((bundle, "caption", "--image", text, "--draw", drawing), "not a picture"),
-        ((bundle, "caption"), "at least one"),
-        ((bundle, "caption " * 600, "--image", picture, "--draw", drawing), "positions"),
-        ((bundle, "caption", "--image", picture, "--draw", tmp_path / "drawing.xyz"), "drawing.xyz"),
-        ((bundle, "caption", "--image", picture, "--draw", tmp_path / "no" / "drawing.png"), "no folder"),
-        ((bundle, "caption", "--draw", drawing), "--image"),
-        ((bundle, "caption", "--image", picture, "--max-new-tokens", "0"), "max_new_tokens is 0"),
-        ((bundle, "caption", "--image", picture, "--threads", "0"), "threads is 0"),
-        ((tmp_path, "caption", "--image", picture), "no manifest.json"),
-        ((incomplete, "caption", "--image", picture), "projector.onnx.data"),
-        ((bundle, "caption", "--picture", picture), "--picture"),
-        ((bundle,), "PROMPT"),
-    ):
-        done = run_command("generate", *arguments)
-        assert (done.returncode, done.stdout) == (2, ""), (arguments, done)
-        assert said in done.stderr.replace("\n", " "), done.stderr
-        assert "Traceback" not in done.stderr
-        assert not drawing.exists()

@@ -10,7 +10,7 @@ import shapes
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """The held-out scene."""
+    """The held-out scene, 320 pixels wide and 240 high."""
     path = tmp_path / "shapes.png"
-    shapes.draw(shapes.scene(shapes.HELD_OUT)).save(path)
+    shapes.draw(shapes.scene(shapes.HELD_OUT), 320, 240).save(path)
     return path
