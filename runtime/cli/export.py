@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from ...graphs import InputError
+from ...graphs.errors import explain_import_error
 from .console import messages
 
 
@@ -78,14 +79,14 @@ def import_export() -> ModuleType:
     """Import `onnx_vlm.export`, which is slow.
 
     Raises:
-        InputError: if the extra `export` is not installed.
+        InputError: if the extra `export` is not installed, or does not work.
     """
     gc.disable()  # a fifth of the time would go into looking for garbage among modules
     try:
         with messages.status("loading torch and transformers"):
             from ... import export
     except ImportError as error:
-        raise InputError(f"{error}; exporting needs: pip install 'onnx-vlm[export]'") from error
+        raise InputError(explain_import_error(error, "exporting")) from error
     finally:
         gc.freeze()
         gc.enable()

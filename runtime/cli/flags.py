@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
 from ...graphs import InputError
-from ..options import Options
+from ..options import FIELDS, Options
 from ..providers.load_options import LoadOptions
 from ..providers.options import parse
 from .console import messages
@@ -23,8 +23,7 @@ from .console import messages
 if TYPE_CHECKING:
     from ..model import VLM
 
-ANSWER = "Answer"  #: headings of `--help`
-RUN = "Where it runs"
+RUN, ANSWER, DRAWS, BEAMS = "Where it runs", "Answer", "Random draws", "Beam search"  #: headings of `--help`
 
 
 def check_text(text: str | None) -> str | None:
@@ -102,49 +101,56 @@ def _load_options(
     return LoadOptions(provider, threads, parse(provider_option), allow_fallback)
 
 
-#: The options of an answer, by their names in `Options`.
-HELP = {
-    "max_new_tokens": "Cut the answer after this many tokens.",
-    "stop": "End before this text; may be given several times.",
-    "do_sample": "Draw each token by its probability.",
-    "temperature": "Divide logits by this before a draw.",
-    "top_k": "Draw among this many likeliest tokens.",
-    "top_p": "Draw among the likeliest tokens that together reach this probability.",
-    "min_p": "Draw among tokens at least this share as likely as the likeliest.",
-    "seed": "Equal seeds draw equal answers.",
-    "repetition_penalty": "Above 1: make tokens of prompt and answer less likely.",
-    "no_repeat_ngram_size": "Write no sequence of this many tokens twice.",
-    "num_beams": "Follow this many answers, for the likeliest as a whole.",
-    "num_return_sequences": "Return this many answers, the best first.",
-    "length_penalty": "With beams: above 0 favours long answers.",
-    "early_stopping": "With beams: stop when as many answers have ended.",
-    "constrain": "boxes: an answer of boxes and labels alone.",
+PANELS = {
+    **dict.fromkeys(("do_sample", "temperature", "top_k", "top_p", "min_p", "seed"), DRAWS),
+    **dict.fromkeys(("num_beams", "length_penalty", "early_stopping"), BEAMS),
 }
-#: Types that a flag has other than the option. "never" of early_stopping is a flag of its own.
-TYPES: Mapping[str, Any] = {"stop": list[str] | None, "early_stopping": bool | None, "constrain": str | None}
-METAVARS = {int: "N", float: "X", str: "TEXT", list[str]: "TEXT"}
+METAVARS = {int: "N", float: "X", str: "TEXT", list[str]: "TEXT", list[int]: "ID"}
+NEVER = "early_stopping_never"  #: a flag of its own, so that --early-stopping needs no value
 
 
-def _answer_options(early_stopping_never: bool = False, **values: Any) -> Options:
-    if early_stopping_never:
+def _answer_options(**values: Any) -> Options:
+    """The options that were given.
+
+    Raises:
+        InputError: for flags that exclude each other, a text that is not UTF-8, or a value that cannot be read.
+    """
+    if values.pop(NEVER):
         if values["early_stopping"] is not None:
             raise InputError("--early-stopping-never and --early-stopping exclude each other; give one of them")
         values["early_stopping"] = "never"
     check_texts(values["stop"])
-    return Options(**values)
+    options = {}
+    for field in FIELDS:
+        if (value := values[field.name]) not in (None, []):
+            try:
+                options[field.name] = field.kind.parse(value)
+            except ValueError:
+                raise InputError(f"{_flag(field.name)} is {value!r:.80}; give {field.kind.allowed}") from None
+    return Options(**options)
 
 
-def _answer_parameters() -> tuple[inspect.Parameter, ...]:
-    hints = get_type_hints(Options) | TYPES
-    flags = []
-    for name, text in HELP.items():
-        kind = get_args(hints[name])[0]
-        option = typer.Option(metavar=METAVARS.get(kind), help=text, rich_help_panel=ANSWER)
-        flags.append(_parameter(name, Annotated[hints[name], option], None))
-    never = typer.Option(
-        "--early-stopping-never", help="With beams: stop when no answer can become better.", rich_help_panel=ANSWER
-    )
-    return (*flags, _parameter("early_stopping_never", Annotated[bool, never], False))
+def _answer_parameters() -> Iterator[inspect.Parameter]:
+    """A flag for each option of an answer."""
+    for field in FIELDS:
+        kind, metavar, text = field.type, METAVARS.get(field.type), field.help
+        if field.name == "bad_words_ids":
+            metavar = "ID,ID"
+        if field.name == "early_stopping":
+            kind, metavar, text = bool, None, "with beams, stop when num_beams answers have ended"
+            never = typer.Option(
+                _flag(NEVER), help="With beams, stop when no answer can become better.", rich_help_panel=BEAMS
+            )
+            yield _parameter(NEVER, Annotated[bool, never], False)
+        if get_origin(kind) is list:
+            text += "; may be given several times"
+        panel = PANELS.get(field.name, ANSWER)
+        option = typer.Option(metavar=metavar, help=f"{text[0].upper()}{text[1:]}.", rich_help_panel=panel)
+        yield _parameter(field.name, Annotated[kind | None, option], None)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -153,7 +159,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 _loading = tuple(inspect.signature(_load_options, eval_str=True).parameters.values())
 Where = Annotated[LoadOptions, Group(_loading, _load_options)]
-Answer = Annotated[Options, Group(_answer_parameters(), _answer_options)]
+Answer = Annotated[Options, Group(tuple(_answer_parameters()), _answer_options)]
 
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:

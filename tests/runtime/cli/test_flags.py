@@ -8,26 +8,33 @@ from typing import Annotated
 import pytest
 from onnx_vlm.graphs import InputError
 from onnx_vlm.runtime.cli import app, flags
-from onnx_vlm.runtime.options import Options
+from onnx_vlm.runtime.options import FIELDS, Options
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from typer.testing import CliRunner
 
 VALUES = {
     "max_new_tokens": ("5", 5),
-    "stop": ("a", ["a"]),
     "do_sample": (None, True),
     "temperature": ("0.5", 0.5),
     "top_k": ("3", 3),
     "top_p": ("0.5", 0.5),
     "min_p": ("0.5", 0.5),
-    "seed": ("7", 7),
     "repetition_penalty": ("1.5", 1.5),
+    "encoder_repetition_penalty": ("1.5", 1.5),
     "no_repeat_ngram_size": ("2", 2),
+    "bad_words_ids": ("1,2", ((1, 2),)),
+    "suppress_tokens": ("3", (3,)),
+    "begin_suppress_tokens": ("3", (3,)),
+    "min_length": ("4", 4),
+    "min_new_tokens": ("4", 4),
+    "forced_eos_token_id": ("1", (1,)),
+    "stop": ("a", ("a",)),
     "num_beams": ("3", 3),
     "num_return_sequences": ("2", 2),
     "length_penalty": ("2", 2.0),
     "early_stopping": (None, True),
     "constrain": ("boxes", "boxes"),
+    "seed": ("7", 7),
 }
 
 
@@ -57,7 +64,14 @@ def test_every_option_has_a_flag(received: list):
         arguments = [f"--{name.replace('_', '-')}", *([text] if text is not None else [])]
         done = CliRunner().invoke(app, ["generate", "bundle", "prompt", "--no-stream", *arguments])
         assert str(done.exception) == "enough", (name, done.output)
-        assert received[-1] == {name: value}
+        (field,) = (field for field in FIELDS if field.name == name)
+        assert {key: field.check(given) for key, given in received[-1].items()} == {name: value}
+
+
+def test_values_that_cannot_be_read_are_refused():
+    done = CliRunner().invoke(app, ["generate", "bundle", "prompt", "--bad-words-ids", "1,x"])
+    assert isinstance(done.exception, InputError)
+    assert "--bad-words-ids is ['1,x']; give lists of token ids" in str(done.exception)
 
 
 def test_early_stopping_may_be_never(received: list):
