@@ -46,16 +46,17 @@ def test_permissions_are_told(bundle: Path, image: Path, tmp_path: Path):
     drawing = read_only / "drawing.png"
     try:
         assert f"{closed}" in refuse("inspect", closed / "bundle")
-        assert "i.png: Permission denied" in refuse("generate", bundle, "caption", "--image", closed / "i.png")
+        sentence = refuse("generate", bundle, "caption", "--image", closed / "i.png")
+        assert re.search(r"i\.png.*Permission denied", sentence)
         assert "Permission denied" in refuse("generate", bundle, "x", "--image", image, "--draw", drawing)
-        for name in ("manifest.json", "embed_tokens.npy", "tokenizer.json"):
+        for name in ("manifest.json", "tokenizer.json", "decoder.onnx"):
             (copy / name).chmod(0)
             sentence = refuse("generate", copy, "caption", "--image", image)
             assert re.search(f"{name}.*Permission denied", sentence)
             assert "export the bundle again" not in sentence
             (copy / name).chmod(0o644)
         (copy / "decoder.onnx.data").chmod(0)
-        assert "decoder.onnx.data: Permission denied" in refuse("verify", copy)
+        assert re.search(r"decoder\.onnx\.data.*Permission denied", refuse("verify", copy))
     finally:
         closed.chmod(0o700)
 
