@@ -20,12 +20,11 @@ from ..runtime.text.prompt import Prompts
 from . import output_folder as place
 from . import precisions as lower
 from . import system_errors
-from . import targets as portable
+from . import targets
 from .checkpoint import hub
 from .checkpoint.checkpoint import Checkpoint, Weights
 from .families import mask_decoder as masks
 from .families import registry as family
-from .tracing import portable_attention as standard
 from .tracing import trace
 from .tracing.decoder import Decoder, name_cache_outputs
 from .tracing.optimize import optimize
@@ -44,7 +43,7 @@ def export_model(
     precision: str = "fp32",
     vision_precision: str | None = None,
     block_size: int = 128,
-    target: str = portable.ONNXRUNTIME,
+    target: str = targets.ONNXRUNTIME.name,
     adapter: str | Path | None = None,
     mask_decoder: str | Path | None = None,
     overwrite: bool = False,
@@ -84,41 +83,40 @@ def export_model(
     warn_of_untested()
     tell = progress or (lambda *_: None)
     precisions = lower.choose(precision, vision_precision, block_size)
-    portable.check(target, precisions)
+    chosen_target = targets.find(target)
+    chosen_target.check_precisions(precisions)
     output = Path(output)
     place.check(output, overwrite)
     source = hub.open_checkpoint(checkpoint, adapter)
     chosen = family.find(source.config.get("model_type"))
-    behaviour = chosen.behaviour(source)
-    generation = family.generation(source, behaviour)
-    mask_weights = masks.read(mask_decoder, behaviour.grounding) if mask_decoder is not None else None
-    template = _template(source, behaviour)
+    recipe = chosen.recipe(source)
+    generation = family.generation(source, recipe)
+    mask_weights = masks.read(mask_decoder, recipe.grounding) if mask_decoder is not None else None
+    template = _template(source, recipe)
     with place.written_aside(output, overwrite) as folder:
         with trace.fake_weights():
-            stages = chosen.build(source)
-            if target == portable.PORTABLE:
-                portable.standardise(stages)
-            read = Weights(source, stages.model)
+            parts = chosen.build(source)
+            chosen_target.prepare(parts)
+            read = Weights(source, parts.model)
             if mask_weights is not None:
-                stages = mask_weights.added_to(stages)
+                parts = mask_weights.added_to(parts)
                 precisions[contract.MASK_DECODER] = "fp32"
-            estimate = lower.estimate(_parts(stages), precisions, block_size, prove)
+            estimate = lower.estimate(_weights_of(parts), precisions, block_size, prove)
             if announce is not None:
                 announce(estimate)
             place.check_room(output.parent, estimate.disk)
             graphs = {}
-            for name, spec in stages.graphs.items():
-                tell(f"trace {name}", 0, 0)
-                opset = standard.OPSET if target == portable.PORTABLE else trace.OPSET
-                graphs[name] = trace.trace(stages.modules[name], spec, opset)
+            with chosen_target.tracing(parts):
+                for name, spec in parts.graphs.items():
+                    tell(f"trace {name}", 0, 0)
+                    graphs[name] = trace.trace(parts.modules[name], spec, chosen_target.opset)
         for name, graph in graphs.items():
-            _complete(graph, name, stages, read)
-            if target == portable.PORTABLE:
-                portable.check_operators(name, graph)
+            _complete(graph, name, parts, read)
+            chosen_target.check_operators(name, graph)
             lower.graph(graph, name, precisions[name], block_size)
-        table = lower.table(read.sources[read.names[id(stages.embed_tokens)]], precisions[lower.EMBED_TOKENS])
-        prefill = _prefill(graphs[contract.DECODER], stages.modules[contract.DECODER])
-        made = _manifest(source, stages, behaviour, generation, precisions, target, prefill)
+        table = lower.table(read.sources[read.names[id(parts.embed_tokens)]], precisions[lower.EMBED_TOKENS])
+        prefill = _prefill(graphs[contract.DECODER], parts.modules[contract.DECODER])
+        made = _manifest(source, parts, recipe, generation, precisions, chosen_target, prefill)
         _check_values(made)
         _write(folder, graphs, table, tell)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
@@ -126,34 +124,34 @@ def export_model(
             (folder / contract.CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         if "fp16" in precisions.values():
             tell("find values too large for float16", 0, 0)
-            made = _narrow(folder, made, behaviour.example)
+            made = _narrow(folder, made, recipe.example)
         if prove:
             tell("prove", 0, 0)
-            made = _prove(folder, made, source, chosen, behaviour.example, mask_weights)
+            made = _prove(folder, made, source, chosen, recipe.example, mask_weights)
         tell("seal", 0, 0)
         dataclasses.replace(made, files=_files(folder)).save(folder)
         _read_back(folder)
     return output
 
 
-def _parts(stages: family.Stages) -> dict[str, list[torch.Tensor]]:
+def _weights_of(parts: family.ModelParts) -> dict[str, list[torch.Tensor]]:
     """The weights of each graph and of the embedding table."""
-    parts = {name: list(module.parameters()) for name, module in stages.modules.items()}
-    table, head = stages.embed_tokens, stages.model.get_output_embeddings().weight
-    parts[contract.DECODER] = [one for one in parts[contract.DECODER] if one is not table or one is head]
-    return {**parts, lower.EMBED_TOKENS: [table]}
+    found = {name: list(module.parameters()) for name, module in parts.modules.items()}
+    table, head = parts.embed_tokens, parts.model.get_output_embeddings().weight
+    found[contract.DECODER] = [weight for weight in found[contract.DECODER] if weight is not table or weight is head]
+    return {**found, lower.EMBED_TOKENS: [table]}
 
 
-def _complete(graph: ir.Model, name: str, stages: family.Stages, read: Weights) -> None:
+def _complete(graph: ir.Model, name: str, parts: family.ModelParts, read: Weights) -> None:
     """Give a traced graph its weights, still to be read, tidy it and hold it to its contract."""
-    module, spec = stages.modules[name], stages.graphs[name]
+    module, spec = parts.modules[name], parts.graphs[name]
     if name == contract.DECODER:
         name_cache_outputs(graph)
     own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
 
     def value(initializer: str) -> weights.Source:
         name = read.names.get(id(own[initializer]), initializer)
-        return stages.constants[name] if name in stages.constants else read.sources[name]
+        return parts.constants[name] if name in parts.constants else read.sources[name]
 
     weights.attach(graph, value)
     optimize(graph)
@@ -219,19 +217,19 @@ def _prove(
     return dataclasses.replace(made, proof=manifest.Proof(prompt))
 
 
-def _template(source: Checkpoint, behaviour: family.Behaviour) -> str | None:
+def _template(source: Checkpoint, recipe: family.Recipe) -> str | None:
     """The chat template of a model that needs one, tried on the family's example."""
-    if not isinstance(behaviour.prompt, manifest.Chat):
+    if not isinstance(recipe.prompt, manifest.Chat):
         return None
     text = source.chat_template() or ""
     try:
-        template = chat_template.Template(text, behaviour.prompt.special_tokens)
-        written = template.render(chat_template.conversation(behaviour.example, images=1, videos=0))
+        template = chat_template.Template(text, recipe.prompt.special_tokens)
+        written = template.render(chat_template.conversation(recipe.example, images=1, videos=0))
     except VLMError as error:
         raise CheckpointError(f"{source.folder}: {error}") from None
-    if (count := written.count(behaviour.prompt.image)) != 1:
+    if (count := written.count(recipe.prompt.image)) != 1:
         raise CheckpointError(
-            f"{source.folder}: the chat template writes {behaviour.prompt.image} {count} times for one image; it must"
+            f"{source.folder}: the chat template writes {recipe.prompt.image} {count} times for one image; it must"
             " write it once"
         )
     return text
@@ -273,33 +271,33 @@ def _prefill(graph: ir.Model, decoder: Decoder) -> manifest.Prefill:
 
 def _manifest(
     source: Checkpoint,
-    stages: family.Stages,
-    behaviour: family.Behaviour,
+    parts: family.ModelParts,
+    recipe: family.Recipe,
     generation: manifest.Generation,
     precisions: dict[str, str],
-    target: str,
+    target: targets.Target,
     prefill: manifest.Prefill,
 ) -> manifest.Manifest:
     """The manifest of a bundle that has no files and no proof yet."""
     adapter = {"adapter": source.adapter.name} if source.adapter else {}
     return manifest.Manifest(
         format=manifest.FORMAT,
-        target=target,
+        target=target.name,
         source={"checkpoint": source.name, "model_type": source.config["model_type"], **adapter},
         made_with={package: version(package) for package in MADE_WITH},
         precision=precisions,
         float32_nodes={},
-        graphs=dict(stages.graphs),
-        profiles=portable.profiles(stages, behaviour) if target == portable.PORTABLE else {},
-        cache="copied" if target == portable.PORTABLE else "in_place",
-        image=behaviour.image,
-        video=behaviour.video,
-        prompt=behaviour.prompt,
-        embedding=behaviour.embedding,
-        causal=stages.modules[contract.DECODER].causal,
+        graphs=dict(parts.graphs),
+        profiles=target.profiles(parts, recipe),
+        cache=target.cache,
+        image=recipe.image,
+        video=recipe.video,
+        prompt=recipe.prompt,
+        embedding=recipe.embedding,
+        causal=parts.modules[contract.DECODER].causal,
         prefill=prefill,
         generation=generation,
-        grounding=behaviour.grounding,
+        grounding=recipe.grounding,
         proof=None,
         files={},
     )

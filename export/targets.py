@@ -1,67 +1,142 @@
-"""The portable target: graphs of standard operators, with the shape profiles that TensorRT builds its engines for."""
+"""The targets of an export: which operators its graphs have, and what else follows from that."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
 from ..graphs import ExportError, contract, manifest
 from ..graphs.shape_profile import Extent, Profile
-from . import precisions as lower
-from .families.registry import Behaviour, Stages
-from .tracing import portable_attention as standard
+from . import precisions
+from .families.registry import ModelParts, Recipe
+from .tracing import fused_attention, portable_attention
+from .tracing.fused_attention import CachedAttention
+from .tracing.portable_attention import WrittenCache
 
-ONNXRUNTIME, PORTABLE = TARGETS = ("onnxruntime", "portable")
 ROWS = 8  #: most rows of a batch: beams, or prompts of one call
 TILES = 4  #: most tiles of a run
-TEXT = 64  #: tokens of a usual prompt besides its picture
-LONGEST_TEXT = 1024  #: the same of the longest prompt
+TEXT = 64  #: tokens of a usual prompt besides its image
+LONGEST_TEXT = 1024  #: tokens of the longest prompt besides its image
 SMALLEST_CACHE = 256  #: tokens; the runtime makes none smaller on a GPU, and doubles it until it is enough
 MASKS = 16  #: most masks of an answer
-USUAL_TILES = 5  #: of a picture that is cut into tiles, its thumbnail included
+USUAL_TILES = 5  #: of an image that is cut into tiles, its thumbnail included
 
 
-def check(target: str, precisions: dict[str, str]) -> None:
-    """Raise an ExportError for an unknown target, or precisions that it has no operators for."""
-    if target not in TARGETS:
-        raise ExportError(f"target {target!r} is not supported; supported: {', '.join(TARGETS)}")
-    blocks = sorted({chosen for chosen in precisions.values() if chosen in lower.BITS})
-    if target == PORTABLE and blocks:
-        raise ExportError(
-            f"precision {' and '.join(blocks)} is not supported for the target {PORTABLE}: its weights in blocks are"
-            f" for an operator of ONNX Runtime; choose {', '.join(lower.FLOATS)}, or the target {ONNXRUNTIME}"
-        )
+@dataclass(frozen=True)
+class Target:
+    """What the graphs of a bundle are made for.
+
+    Attributes:
+        name: as `export_model` and the manifest call it.
+        opset: the version of the ONNX standard.
+        domains: the domains of operators that its graphs may have; "" is the standard's.
+        precisions: those that its operators can compute with.
+        attention: the attention that transformers' modules call, by its name in the `AttentionInterface`.
+        cached: how a decoder attends over its KV cache.
+        cache: what a decoder graph does with its KV buffers, as the manifest says it.
+        tracing: the context in which the parts of a model are traced.
+        profiles: the shape profile of each graph, none where the graphs are not made for ranges of shapes.
+    """
+
+    name: str
+    opset: int
+    domains: tuple[str, ...]
+    precisions: tuple[str, ...]
+    attention: str
+    cached: type[CachedAttention]
+    cache: Literal["in_place", "copied"]
+    tracing: Callable[[ModelParts], AbstractContextManager[None]]
+    profiles: Callable[[ModelParts, Recipe], dict[str, Profile]]
+
+    def check_precisions(self, chosen: Mapping[str, str]) -> None:
+        """Raise an ExportError for precisions that the target has no operators for."""
+        refused = sorted(set(chosen.values()) - set(self.precisions))
+        if refused:
+            raise ExportError(
+                f"precision {' and '.join(refused)} is not supported for the target {self.name}: its weights in blocks"
+                f" are for an operator of ONNX Runtime; choose {', '.join(self.precisions)}, or the target"
+                f" {ONNXRUNTIME.name}"
+            )
+
+    def prepare(self, parts: ModelParts) -> None:
+        """Make the parts of a model trace to the target's operators.
+
+        Raises:
+            CheckpointError: if those do not take attention heads of the decoder's size.
+        """
+        parts.model.set_attn_implementation(self.attention)
+        parts.modules[contract.DECODER].attend_by(self.cached)
+
+    def check_operators(self, name: str, graph: ir.Model) -> None:
+        """Raise an ExportError if the graph `name` has operators of other domains than the target's."""
+        foreign = sorted({f"{node.domain}::{node.op_type}" for node in graph.graph if node.domain not in self.domains})
+        if foreign:
+            raise ExportError(
+                f"{name} has {', '.join(foreign)}, which the target {self.name} excludes; choose the target"
+                f" {ONNXRUNTIME.name}"
+            )
 
 
-def standardise(stages: Stages) -> None:
-    """Make the parts of a model trace to operators of the ONNX standard; whose own code knows others looks at it."""
-    stages.model.set_attn_implementation(standard.NAME)
-    for module in stages.modules.values():
-        module.standard = True
+def find(name: str) -> Target:
+    """The target of a name; raises an ExportError for an unknown one."""
+    if name not in TARGETS:
+        raise ExportError(f"target {name!r} is not supported; supported: {', '.join(TARGETS)}")
+    return TARGETS[name]
 
 
-def check_operators(name: str, graph: ir.Model) -> None:
-    """Raise an ExportError if a graph has other operators than the standard's."""
-    foreign = sorted({f"{node.domain}::{node.op_type}" for node in graph.graph if node.domain})
-    if foreign:
-        raise ExportError(
-            f"{name} has {', '.join(foreign)}, which the target {PORTABLE} excludes; choose the target {ONNXRUNTIME}"
-        )
+def engine_profiles(parts: ModelParts, recipe: Recipe) -> dict[str, Profile]:
+    """The shapes that TensorRT builds engines for, by graph.
 
-
-def profiles(stages: Stages, behaviour: Behaviour) -> dict[str, Profile]:
-    """The shape profile of each graph; usual for the decoder are steps, most of its runs, largest is a long prompt."""
-    _, tile_tokens, _ = stages.graphs[contract.PROJECTOR].outputs[0].shape
-    tiled, video = isinstance(behaviour.image, manifest.Tiles), behaviour.video
-    usual = tile_tokens * (min(USUAL_TILES, 1 + behaviour.image.max_tiles) if tiled else 1) + TEXT
-    most = max(1 + behaviour.image.max_tiles if tiled else 1, video.frames if video else 1)
-    positions = behaviour.max_positions
+    A decoding step is the usual shape of the decoder, because most of its runs are; the largest is a long prompt.
+    """
+    _, tile_tokens, _ = parts.graphs[contract.PROJECTOR].outputs[0].shape
+    tiles = 1 + recipe.image.max_tiles if isinstance(recipe.image, manifest.Tiles) else 1
+    frames = recipe.video.frames if recipe.video else 1
+    usual_prompt = tile_tokens * min(USUAL_TILES, tiles) + TEXT
+    longest_prompt = tile_tokens * max(tiles, frames) + LONGEST_TEXT
+    positions = recipe.max_positions
     smallest = min(SMALLEST_CACHE, positions)
-    sizes = {
+    usual_cache = min(positions, max(smallest, 1 << usual_prompt.bit_length()))
+    extents = {
         contract.TILES: Extent(1, 1, TILES),
         contract.BATCH: Extent(1, 1, ROWS),
-        contract.SEQUENCE: Extent(1, 1, min(positions, tile_tokens * most + LONGEST_TEXT)),
+        contract.SEQUENCE: Extent(1, 1, min(positions, longest_prompt)),
         contract.KEPT: Extent(1, 1, 1),
-        contract.CAPACITY: Extent(smallest, min(positions, max(smallest, 1 << usual.bit_length())), positions),
+        contract.CAPACITY: Extent(smallest, usual_cache, positions),
         contract.MASKS: Extent(1, 1, MASKS),
     }
-    return {name: {axis: sizes[axis] for axis in sizes if axis in spec.axes} for name, spec in stages.graphs.items()}
+    return {
+        name: {axis: extent for axis, extent in extents.items() if axis in spec.axes}
+        for name, spec in parts.graphs.items()
+    }
+
+
+#: ONNX Runtime's fused operators.
+ONNXRUNTIME = Target(
+    name="onnxruntime",
+    opset=23,
+    domains=("", "com.microsoft"),
+    precisions=precisions.PRECISIONS,
+    attention=fused_attention.NAME,
+    cached=CachedAttention,
+    cache="in_place",
+    tracing=lambda parts: parts.fused(),
+    profiles=lambda parts, recipe: {},
+)
+#: Operators of the ONNX standard alone, as TensorRT parses them.
+PORTABLE = Target(
+    name="portable",
+    opset=portable_attention.OPSET,
+    domains=("",),
+    precisions=tuple(precisions.FLOATS),
+    attention=portable_attention.NAME,
+    cached=WrittenCache,
+    cache="copied",
+    tracing=lambda parts: nullcontext(),
+    profiles=engine_profiles,
+)
+TARGETS = {target.name: target for target in (ONNXRUNTIME, PORTABLE)}

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from onnx_vlm.export.checkpoint import image_processor as processing
 from onnx_vlm.export.checkpoint.checkpoint import Checkpoint, parse
-from onnx_vlm.export.families.registry import Behaviour, Stages
-from onnx_vlm.export.tracing import fused_attention as attention
+from onnx_vlm.export.families.registry import ModelParts, Recipe
 from onnx_vlm.export.tracing.decoder import RotaryDecoder
 from onnx_vlm.graphs import contract, manifest
 from PIL import Image
@@ -29,15 +28,14 @@ class VisionEncoder(torch.nn.Module):
         return self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer][:, 1:]
 
 
-def build(checkpoint: Checkpoint) -> Stages:
+def build(checkpoint: Checkpoint) -> ModelParts:
     parsed = parse(LlavaConfig, checkpoint.config)
-    parsed._attn_implementation = attention.NAME
     text, vision = parsed.text_config, parsed.vision_config
     model = LlavaForConditionalGeneration(parsed)
     model.tie_weights()
     decoder = RotaryDecoder(model.model.language_model, model.lm_head, causal=True, first_position=0)
     side, patches = vision.image_size, (vision.image_size // vision.patch_size) ** 2
-    return Stages(
+    return ModelParts(
         model=model,
         modules={
             contract.VISION_ENCODER: VisionEncoder(model.model.vision_tower, parsed.vision_feature_layer),
@@ -57,7 +55,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     )
 
 
-def question(
+def source_inputs(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
@@ -66,10 +64,10 @@ def question(
     return {**tokenizer(text, add_special_tokens=False, return_tensors="pt"), **pixels}
 
 
-def behaviour(checkpoint: Checkpoint) -> Behaviour:
+def recipe(checkpoint: Checkpoint) -> Recipe:
     parsed = parse(LlavaConfig, checkpoint.config)
     checkpoint.expect_token("<image>", parsed.image_token_id)
-    return Behaviour(
+    return Recipe(
         example="What is it?",
         image=processing.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
         prompt=manifest.Plain(

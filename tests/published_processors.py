@@ -12,7 +12,7 @@ import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transf
 from helpers import CHECKPOINTS
 from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
 from onnx_vlm.export.families import registry as family
-from onnx_vlm.export.families.registry import Behaviour
+from onnx_vlm.export.families.registry import Recipe
 from onnx_vlm.graphs.manifest import Resize, Tiles
 from PIL import Image
 from transformers import AutoProcessor
@@ -92,10 +92,10 @@ class Processor:
         (folder / "model.safetensors").touch()
 
     @property
-    def behaviour(self) -> Behaviour:
+    def behaviour(self) -> Recipe:
         """What the export makes of the files."""
         checkpoint = Checkpoint(self.folder)
-        return family.find(checkpoint.config["model_type"]).behaviour(checkpoint)
+        return family.find(checkpoint.config["model_type"]).recipe(checkpoint)
 
     @property
     def source(self) -> Any:

@@ -22,11 +22,10 @@ from transformers.utils import ModelOutput
 from ...graphs import CheckpointError, contract, manifest
 from ..checkpoint import image_processor as processing
 from ..checkpoint.checkpoint import Checkpoint, parse
-from ..tracing import fused_attention as attention
 from ..tracing.decoder import Decoder
 from ..tracing.fused_attention import CachedAttention
 from ..tracing.patching import DECODER_MASK, changed, replaced, with_real_tensors
-from .registry import Behaviour, Stages
+from .registry import ModelParts, Recipe
 
 IMAGE, IMAGE_END = "<image>", "</image>"
 FIRST_PLACEHOLDER = 4  #: its processor numbers the placeholders of an image from here, over the ids of words
@@ -85,9 +84,8 @@ class SinusoidalDecoder(Decoder):
             return self.causal_lm(inputs_embeds=inputs_embeds, cached=cached, **options)
 
 
-def build(checkpoint: Checkpoint) -> Stages:
+def build(checkpoint: Checkpoint) -> ModelParts:
     parsed = parse(Kosmos2Config, checkpoint.config)
-    parsed._attn_implementation = attention.NAME
     text, vision = parsed.text_config, parsed.vision_config
     model = Kosmos2ForConditionalGeneration(parsed)
     model.tie_weights()
@@ -95,7 +93,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     image = _resize(checkpoint)
     patches = (image.height // vision.patch_size) * (image.width // vision.patch_size) + 1
     tokens = parsed.latent_query_num
-    return Stages(
+    return ModelParts(
         model=model,
         modules={
             contract.VISION_ENCODER: VisionEncoder(model.vision_model, _interpolates(image, vision)),
@@ -117,7 +115,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     )
 
 
-def question(
+def source_inputs(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
@@ -129,7 +127,7 @@ def question(
     return {**inputs, "image_embeds": model.image_to_text_projection(features)[0]}
 
 
-def behaviour(checkpoint: Checkpoint) -> Behaviour:
+def recipe(checkpoint: Checkpoint) -> Recipe:
     text = parse(Kosmos2Config, checkpoint.config).text_config
     grounded = checkpoint.tokenizer.token_to_id(PATCHES.token.format(PATCHES.side**2 - 1)) is not None
     image_token_id = checkpoint.tokenizer.token_to_id(IMAGE)
@@ -137,7 +135,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
         raise CheckpointError(
             f"{contract.TOKENIZER} has no {IMAGE}; save it with Kosmos2Processor, which adds its tags"
         )
-    return Behaviour(
+    return Recipe(
         example="<grounding> An image of",
         image=_resize(checkpoint),
         prompt=manifest.Plain(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ...graphs import CheckpointError, contract, manifest
-from .registry import Stages
+from .registry import ModelParts
 
 CODEBOOK = "_vq_vae._embedding"
 WIDTHS = (128, 128, 64, 32, 16)  #: channels before the first and after each doubling of the size
@@ -72,14 +72,14 @@ class MaskWeights:
     def module(self) -> MaskDecoder:
         return MaskDecoder(self.format.codes, *self.weights["codebook"].shape)
 
-    def added_to(self, stages: Stages) -> Stages:
+    def added_to(self, parts: ModelParts) -> ModelParts:
         """The parts of a model and this one, its weights among the constants; called within `trace.fake_weights()`."""
         module = self.module()
         return dataclasses.replace(
-            stages,
-            modules={**stages.modules, contract.MASK_DECODER: module},
-            graphs={**stages.graphs, contract.MASK_DECODER: module.spec},
-            constants={**stages.constants, **self.weights},
+            parts,
+            modules={**parts.modules, contract.MASK_DECODER: module},
+            graphs={**parts.graphs, contract.MASK_DECODER: module.spec},
+            constants={**parts.constants, **self.weights},
         )
 
     @torch.inference_mode()

@@ -15,9 +15,8 @@ from transformers import AutoProcessor, PaliGemmaConfig, PaliGemmaForConditional
 from ...graphs import CheckpointError, contract, manifest
 from ..checkpoint import image_processor as processing
 from ..checkpoint.checkpoint import Checkpoint, parse
-from ..tracing import fused_attention as attention
 from ..tracing.decoder import RotaryDecoder
-from .registry import Behaviour, Stages
+from .registry import ModelParts, Recipe
 
 LOCATIONS = manifest.LocationTokens(
     "locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";"
@@ -34,15 +33,14 @@ class VisionEncoder(torch.nn.Module):
         return self.tower(pixel_values, return_dict=True).last_hidden_state
 
 
-def build(checkpoint: Checkpoint) -> Stages:
+def build(checkpoint: Checkpoint) -> ModelParts:
     parsed = parse(PaliGemmaConfig, checkpoint.config)
-    parsed._attn_implementation = attention.NAME
     text, vision = parsed.text_config, parsed.vision_config
     model = PaliGemmaForConditionalGeneration(parsed)
     model.tie_weights()
     decoder = RotaryDecoder(model.model.language_model, model.lm_head, causal=False, first_position=1)
     patches = (vision.image_size // vision.patch_size) ** 2
-    return Stages(
+    return ModelParts(
         model=model,
         modules={
             contract.VISION_ENCODER: VisionEncoder(model.model.vision_tower),
@@ -64,7 +62,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     )
 
 
-def question(
+def source_inputs(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
@@ -72,7 +70,7 @@ def question(
     return {name: values for name, values in inputs.items() if name != "labels"}
 
 
-def behaviour(checkpoint: Checkpoint) -> Behaviour:
+def recipe(checkpoint: Checkpoint) -> Recipe:
     parsed = parse(PaliGemmaConfig, checkpoint.config)
     text, side = parsed.text_config, parsed.vision_config.image_size
     image = processing.resize(checkpoint.processor("image"), default=side)
@@ -81,7 +79,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
             f"the image processor resizes to {image.height} x {image.width}, config.json has an image_size of {side}"
         )
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
-    return Behaviour(
+    return Recipe(
         example="caption en",
         image=image,
         prompt=manifest.Plain(

@@ -8,7 +8,7 @@ queries and keys of patches, not of the class token.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -19,10 +19,9 @@ from transformers import AutoProcessor, PerceptionLMConfig, PerceptionLMForCondi
 from ...graphs import CheckpointError, contract, manifest
 from ..checkpoint import image_processor as processing
 from ..checkpoint.checkpoint import Checkpoint, parse
-from ..tracing import fused_attention as attention
 from ..tracing.decoder import RotaryDecoder
 from ..tracing.patching import BLOCK_ROTATION, DROP_PATH_RATES, PATCH_ROTATION, changed, require, with_real_tensors
-from .registry import Behaviour, Stages
+from .registry import ModelParts, Recipe
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image|>", "<|video|>"
 TOWER = "model.vision_tower"
@@ -35,16 +34,14 @@ class VisionEncoder(torch.nn.Module):
         super().__init__()
         self.tower = tower
         self.dropped = int(drop_class_token)
-        self.standard = False
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        # While it is traced, not while it runs, its rotation is one operator, which is none of the standard's.
-        with _rotation_as_operator() if torch.compiler.is_exporting() and not self.standard else nullcontext():
-            return self.tower(pixel_values, return_dict=True).last_hidden_state[:, self.dropped :]
+        return self.tower(pixel_values, return_dict=True).last_hidden_state[:, self.dropped :]
 
 
 @contextmanager
-def _rotation_as_operator() -> Iterator[None]:
+def rotation_as_operator() -> Iterator[None]:
+    """Have timm's towers rotate queries and keys by one operator of ONNX Runtime."""
     with changed(PATCH_ROTATION, lambda _: rotate), changed(BLOCK_ROTATION, lambda _: rotate):
         yield
 
@@ -67,9 +64,8 @@ def rotate(x: torch.Tensor, emb: torch.Tensor, half: bool = False) -> torch.Tens
     )
 
 
-def build(checkpoint: Checkpoint) -> Stages:
+def build(checkpoint: Checkpoint) -> ModelParts:
     parsed = parse(PerceptionLMConfig, checkpoint.config)
-    parsed._attn_implementation = attention.NAME
     with _real_drop_path():
         model = PerceptionLMForConditionalGeneration(parsed)
     model.tie_weights()
@@ -79,7 +75,7 @@ def build(checkpoint: Checkpoint) -> Stages:
     features = tower.patch_embed.num_patches + tower.num_prefix_tokens - parsed.vision_use_cls_token
     tokens = (int(features**0.5) // parsed.projector_pooling_ratio) ** 2
     _check_tile(checkpoint, parsed, (height, width), features, tokens)
-    return Stages(
+    return ModelParts(
         model=model,
         modules={
             contract.VISION_ENCODER: VisionEncoder(model.model.vision_tower, parsed.vision_use_cls_token),
@@ -93,6 +89,7 @@ def build(checkpoint: Checkpoint) -> Stages:
         },
         embed_tokens=model.get_input_embeddings().weight,
         constants={**_tower_constants(model.model.vision_tower), **decoder.constants()},
+        fused=rotation_as_operator,
     )
 
 
@@ -150,7 +147,7 @@ def _computed_buffers(module: torch.nn.Module) -> dict[str, np.ndarray]:
             setattr(module, key, buffer)
 
 
-def question(
+def source_inputs(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
@@ -163,7 +160,7 @@ def question(
     return {**ids, "pixel_values": pixels[None]}
 
 
-def behaviour(checkpoint: Checkpoint) -> Behaviour:
+def recipe(checkpoint: Checkpoint) -> Recipe:
     parsed = parse(PerceptionLMConfig, checkpoint.config)
     images, videos, side = checkpoint.processor("image"), checkpoint.processor("video"), _tile_side(checkpoint)
     image = processing.resize(images | {"size": side}, side)
@@ -172,7 +169,7 @@ def behaviour(checkpoint: Checkpoint) -> Behaviour:
         raise CheckpointError(f"{checkpoint.folder} has no {contract.CHAT_TEMPLATE}; save it there with AutoProcessor")
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
     checkpoint.expect_token(VIDEO_TOKEN, parsed.video_token_id)
-    return Behaviour(
+    return Recipe(
         example="Describe the picture.",
         image=manifest.Tiles("tiles", side, images.integer("max_num_tiles", DEFAULT_TILES), image.pixels)
         if tiled

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ DEFAULT_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Stages:
+class ModelParts:
     """The source model and the three parts of it that become graphs, all on fake tensors.
 
     `embed_tokens` is the parameter whose rows the runtime looks up; `constants` the values of buffers that are computed
@@ -42,10 +43,11 @@ class Stages:
     graphs: Mapping[str, GraphSpec]
     embed_tokens: torch.nn.Parameter
     constants: Mapping[str, np.ndarray]
+    fused: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Recipe:
     """The parts of a manifest that a family decides.
 
     `example` is a prompt for one picture, to try the model with; `eos_token_id` ends an answer where
@@ -65,13 +67,13 @@ class Behaviour:
 class Family(Protocol):
     """A module (or object) with these functions."""
 
-    def build(self, checkpoint: Checkpoint) -> Stages:
+    def build(self, checkpoint: Checkpoint) -> ModelParts:
         """Build the model of a checkpoint's configuration; called within `trace.fake_weights()`."""
 
-    def behaviour(self, checkpoint: Checkpoint) -> Behaviour:
+    def recipe(self, checkpoint: Checkpoint) -> Recipe:
         """Read a checkpoint's configuration files; raises CheckpointError for what cannot be served."""
 
-    def question(
+    def source_inputs(
         self, checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
     ) -> dict[str, torch.Tensor]:
         """What transformers' processor makes of a picture and a prompt: `input_ids`, `pixel_values` (..., 3, height,
@@ -99,7 +101,7 @@ def find(model_type: str | None) -> Family:
         raise CheckpointError(explain_import_error(error, f"exporting model_type {model_type!r}")) from error
 
 
-def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generation:
+def generation(checkpoint: Checkpoint, recipe: Recipe) -> manifest.Generation:
     """How an answer is made and ends: by generation_config.json, and by the family where that says nothing.
 
     Raises:
@@ -107,9 +109,9 @@ def generation(checkpoint: Checkpoint, behaviour: Behaviour) -> manifest.Generat
     """
     settings = checkpoint.json(generation_config.NAME)
     return manifest.Generation(
-        eos_token_ids=generation_config.end_ids(settings, behaviour.eos_token_id),
+        eos_token_ids=generation_config.end_ids(settings, recipe.eos_token_id),
         max_new_tokens=generation_config.limit(settings, "max_new_tokens") or DEFAULT_NEW_TOKENS,
-        max_positions=behaviour.max_positions,
+        max_positions=recipe.max_positions,
         defaults=generation_config.sampling(settings),
         max_length=None if settings.get("max_new_tokens") else generation_config.limit(settings, "max_length"),
     )

@@ -43,15 +43,15 @@ def expectations(
         `token_ids` (new tokens,) of a greedy answer, and the `logits` (new tokens, vocab) behind each.
     """
     with empty_parameters():
-        stages = chosen.build(checkpoint)
-    model, weights = stages.model, Weights(checkpoint, stages.model)
+        parts = chosen.build(checkpoint)
+    model, weights = parts.model, Weights(checkpoint, parts.model)
     read_from_disk(model, {number: weights.sources.get(name) for number, name in weights.names.items()})
-    for tower in stages.modules[contract.VISION_ENCODER].children():
+    for tower in parts.modules[contract.VISION_ENCODER].children():
         remember(tower)  # it is asked once as a stage and once for the answer
-    inputs = chosen.question(checkpoint, model, image, prompt)
+    inputs = chosen.source_inputs(checkpoint, model, image, prompt)
     pixels = inputs["pixel_values"].flatten(0, -4)
-    features = stages.modules[contract.VISION_ENCODER](pixels)
-    embeds = stages.modules[contract.PROJECTOR](features)
+    features = parts.modules[contract.VISION_ENCODER](pixels)
+    embeds = parts.modules[contract.PROJECTOR](features)
     answer = model.generate(
         **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True,
         eos_token_id=list(eos_token_ids),
@@ -72,9 +72,9 @@ def live(checkpoint: str | Path, adapter: str | Path | None = None) -> tuple[str
     """Prompt, picture and expectations of a checkpoint, computed now; for `verify`."""
     source = hub.open_checkpoint(checkpoint, adapter)
     chosen = family.find(source.config.get("model_type"))
-    behaviour = chosen.behaviour(source)
-    image, eos_token_ids = picture(), family.generation(source, behaviour).eos_token_ids
-    return behaviour.example, image, expectations(source, chosen, image, behaviour.example, eos_token_ids)
+    recipe = chosen.recipe(source)
+    image, eos_token_ids = picture(), family.generation(source, recipe).eos_token_ids
+    return recipe.example, image, expectations(source, chosen, image, recipe.example, eos_token_ids)
 
 
 def failures(folder: Path, prompt: str, image: Image.Image, expected: dict[str, np.ndarray]) -> list[Check]:

@@ -15,41 +15,32 @@ from transformers.utils import ModelOutput
 
 from ...graphs import CheckpointError, GraphSpec, contract
 from .fused_attention import CachedAttention
-from .patching import DECODER_ROTATION, changed, find, replaced, with_real_tensors
-from .portable_attention import WrittenCache
+from .patching import with_real_tensors
 
 Array = np.ndarray
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 class Decoder(torch.nn.Module):
-    """Prefill and decode by `causal_lm`, whose attention must be `attention.NAME`.
+    """Prefill and decode by `causal_lm`, whose attention is that of a target.
 
     Args:
         causal_lm: a transformers `...ForCausalLM`.
         causal: whether a token sees only what stands before it. If not, the tokens of a prefill see each other, and a
             decoded token sees all before it.
         head_dim: the width of an attention head.
-
-    Attributes:
-        standard: whether the graph is to be of the ONNX standard's operators alone; then `causal_lm` must have the
-            attention `standard.NAME`.
     """
 
-    HEAD_DIM_MULTIPLE = 8  #: what the attention operator asks of `head_dim`
+    rotates = False  #: whether attention rotates queries and keys
     cos_cache: torch.Tensor | None
     sin_cache: torch.Tensor | None
 
     def __init__(self, causal_lm: torch.nn.Module, *, causal: bool, head_dim: int) -> None:
         super().__init__()
-        if head_dim % self.HEAD_DIM_MULTIPLE:
-            raise CheckpointError(
-                f"attention heads of {head_dim} are not supported, only multiples of {self.HEAD_DIM_MULTIPLE}"
-            )
         self.causal_lm = causal_lm
         self.causal = causal
         self.head_dim = head_dim
-        self.standard = False
+        self.cached = CachedAttention
         self.register_buffer("cos_cache", None)
         self.register_buffer("sin_cache", None)
 
@@ -61,6 +52,11 @@ class Decoder(torch.nn.Module):
         return contract.decoder(
             config.num_hidden_layers, kv_heads, self.head_dim, config.hidden_size, config.vocab_size
         )
+
+    def attend_by(self, cached: type[CachedAttention]) -> None:
+        """Choose how the graph attends over its KV cache; a CheckpointError if that takes no heads of this size."""
+        cached.check_heads(self.head_dim, self.rotates)
+        self.cached = cached
 
     def constants(self) -> dict[str, Array]:
         """Values of the buffers that are computed and in no checkpoint."""
@@ -74,12 +70,15 @@ class Decoder(torch.nn.Module):
         logits_indices: torch.Tensor,
         *past: torch.Tensor,
     ) -> torch.Tensor:
-        cached = CachedAttention(
+        cached = self.cached.of_call(
             list(zip(past[::2], past[1::2])),
-            sequence_lengths, total_sequence_length, self.cos_cache, self.sin_cache, self.causal,
-        )  # fmt: skip
-        if self.standard:
-            cached = WrittenCache.of(cached, inputs_embeds.shape[1])
+            sequence_lengths,
+            total_sequence_length,
+            self.cos_cache,
+            self.sin_cache,
+            causal=self.causal,
+            sequence=inputs_embeds.shape[1],
+        )
         with self._head_given_rows(logits_indices):
             return self.run(inputs_embeds, cached, use_cache=False).logits
 
@@ -107,7 +106,7 @@ class RotaryDecoder(Decoder):
         first_position: the rotary position of the first token.
     """
 
-    HEAD_DIM_MULTIPLE = 16  #: more when it rotates
+    rotates = True
 
     def __init__(
         self, language_model: torch.nn.Module, lm_head: torch.nn.Module, *, causal: bool, first_position: int
@@ -143,8 +142,8 @@ class RotaryDecoder(Decoder):
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
         masks = None
         if self.window is not None:
-            masks = {"full_attention": None, "sliding_attention": self._sliding(inputs_embeds.shape[1], cached)}
-        with self._rotation(cached):
+            masks = {"full_attention": None, "sliding_attention": cached.window(self.window, inputs_embeds.shape[1])}
+        with cached.rotation(self.causal_lm.model.rotary_emb, sys.modules[type(self.causal_lm).__module__]):
             return self.causal_lm(
                 inputs_embeds=inputs_embeds,
                 attention_mask=masks,
@@ -152,36 +151,6 @@ class RotaryDecoder(Decoder):
                 cached=cached,
                 **options,
             )
-
-    @contextmanager
-    def _rotation(self, cached: CachedAttention) -> Iterator[None]:
-        """Leave rotation to the attention operator, or have transformers' function do it with the tables."""
-        rotary = self.causal_lm.model.rotary_emb
-        modelling = sys.modules[type(self.causal_lm).__module__]
-        if isinstance(cached, WrittenCache):
-            rows = (torch.nn.functional.embedding(cached.positions, one) for one in (self.cos_cache, self.sin_cache))
-            tables = tuple(torch.cat([row, row], -1) for row in rows)
-            with replaced(rotary, forward=lambda *_, **__: tables):
-                yield
-        elif find(DECODER_ROTATION, modelling) is not None:
-            with (
-                replaced(rotary, forward=lambda *_, **__: (None, None)),
-                changed(DECODER_ROTATION, lambda _: lambda query, key, *_, **__: (query, key), modelling),
-            ):
-                yield
-        else:  # cosines of one and sines of zero: it rotates nothing
-            by_zero = torch.ones(1, 1, self.head_dim), torch.zeros(1, 1, self.head_dim)
-            with replaced(rotary, forward=lambda *_, **__: by_zero):
-                yield
-
-    def _sliding(self, sequence: int, cached: CachedAttention) -> torch.Tensor:
-        """The mask of a sliding layer, as its attention takes it."""
-        if isinstance(cached, WrittenCache):
-            capacity = cached.seen.shape[-1]
-            return cached.seen & in_window(capacity, sequence, cached, self.window)[:, None, None]
-        seen = in_window(cached.total_sequence_length.item(), sequence, cached, self.window)
-        bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
-        return bias.unsqueeze(1).unsqueeze(1).expand(-1, -1, sequence, -1)
 
 
 def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -192,16 +161,6 @@ def pick_rows(hidden_states: torch.Tensor, indices: torch.Tensor) -> torch.Tenso
     shape = (*indices.shape, hidden_states.shape[-1])
     inputs, dtype = (hidden_states, indices.unsqueeze(-1)), hidden_states.dtype
     return torch.onnx.ops.symbolic("::GatherND", inputs, {"batch_dims": 1}, dtype=dtype, shape=shape, version=13)
-
-
-def in_window(keys: int, sequence: int, cached: CachedAttention, window: int) -> torch.Tensor:
-    """Which of the first `keys` keys a sliding layer sees, (batch, keys) of bool.
-
-    A prefill sees all of itself, as transformers' mask for a bidirectional prefix does (its block of tokens is joined
-    to the window); a decoded token sees the last `window` keys.
-    """
-    oldest = (cached.sequence_lengths + 1 - window).unsqueeze(1)
-    return (torch.arange(keys).unsqueeze(0) >= oldest) | (cached.total_sequence_length == sequence)
 
 
 def name_cache_outputs(model: ir.Model) -> None:

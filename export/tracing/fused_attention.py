@@ -1,17 +1,23 @@
 """The attention that transformers' modules call while they are traced: one fused operator a layer.
 
 Registered with transformers under `NAME`; nothing here computes, it only puts nodes into the graph. Vision towers get
-`com.microsoft::MultiHeadAttention`, decoders `com.microsoft::GroupQueryAttention` over a KV buffer. `standard` is the
-same in operators of the ONNX standard.
+`com.microsoft::MultiHeadAttention`, decoders `com.microsoft::GroupQueryAttention` over a KV buffer. The module
+`portable_attention` has the same in operators of the ONNX standard.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from ...graphs import CheckpointError
+from .patching import DECODER_ROTATION, changed, find, replaced
 
 NAME = "onnx_vlm"
 
@@ -21,7 +27,7 @@ class CachedAttention:
     """What a decoder's layers need besides query, key and value; handed through transformers as a keyword.
 
     `past[layer]` is the layer's key and value buffer, (batch, kv_heads, capacity, head_dim). With `cos_cache` and
-    `sin_cache`, (positions, head_dim / 2), the operator rotates query and key by their place in the buffer.
+    `sin_cache`, (positions, head_dim / 2), the operator rotates query and key by their position in the buffer.
     """
 
     past: list[tuple[torch.Tensor, torch.Tensor]]
@@ -30,6 +36,48 @@ class CachedAttention:
     cos_cache: torch.Tensor | None
     sin_cache: torch.Tensor | None
     causal: bool
+
+    @staticmethod
+    def check_heads(head_dim: int, rotates: bool) -> None:
+        """Raise a CheckpointError for heads that the operator does not take: it rotates 16 numbers at a time."""
+        multiple = 16 if rotates else 8
+        if head_dim % multiple:
+            raise CheckpointError(f"attention heads of {head_dim} are not supported, only multiples of {multiple}")
+
+    @classmethod
+    def of_call(cls, *tensors: Any, causal: bool, sequence: int) -> CachedAttention:
+        """What the layers need in a call with `sequence` new tokens a row; `tensors` are the fields in their order."""
+        return CachedAttention(*tensors, causal)
+
+    @contextmanager
+    def rotation(self, rotary: torch.nn.Module, modelling: ModuleType) -> Iterator[None]:
+        """Leave rotation to the operator: `rotary` and the function of `modelling` that uses it do nothing in here."""
+        if find(DECODER_ROTATION, modelling) is not None:
+            with (
+                replaced(rotary, forward=lambda *_, **__: (None, None)),
+                changed(DECODER_ROTATION, lambda _: lambda query, key, *_, **__: (query, key), modelling),
+            ):
+                yield
+        else:  # cosines of one and sines of zero rotate nothing
+            head_dim = 2 * self.cos_cache.shape[-1]
+            by_zero = torch.ones(1, 1, head_dim), torch.zeros(1, 1, head_dim)
+            with replaced(rotary, forward=lambda *_, **__: by_zero):
+                yield
+
+    def window(self, window: int, sequence: int) -> torch.Tensor:
+        """The mask of a sliding layer as the operator takes it, (batch, 1, sequence, total) of float."""
+        seen = self.in_window(self.total_sequence_length.item(), window, sequence)
+        bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+        return bias.unsqueeze(1).unsqueeze(1).expand(-1, -1, sequence, -1)
+
+    def in_window(self, keys: int, window: int, sequence: int) -> torch.Tensor:
+        """Which of the first `keys` keys a sliding layer sees, (batch, keys) of bool.
+
+        A prefill sees all of itself, as transformers' mask for a bidirectional prefix does (its block of tokens is
+        joined to the window); a decoded token sees the last `window` keys.
+        """
+        oldest = (self.sequence_lengths + 1 - window).unsqueeze(1)
+        return (torch.arange(keys).unsqueeze(0) >= oldest) | (self.total_sequence_length == sequence)
 
 
 def attention(

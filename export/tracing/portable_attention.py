@@ -6,13 +6,17 @@ them, and 10.15 only an `Attention` without soft-capping and past.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from .fused_attention import CachedAttention
+from .patching import replaced
 
 NAME = "onnx_vlm_standard"
 OPSET = 20  #: the latest that every TensorRT 10 parses
@@ -20,7 +24,7 @@ OPSET = 20  #: the latest that every TensorRT 10 parses
 
 @dataclass(frozen=True)
 class WrittenCache(CachedAttention):
-    """A cache whose buffers are copied with the new keys and values in their places.
+    """A cache whose buffers are copied with the new keys and values written into the copy.
 
     Attributes:
         positions: of the new tokens in their rows, (batch, sequence) of int64.
@@ -32,9 +36,14 @@ class WrittenCache(CachedAttention):
     places: torch.Tensor
     seen: torch.Tensor
 
+    @staticmethod
+    def check_heads(head_dim: int, rotates: bool) -> None:
+        """Take heads of any size: no operator here asks for one."""
+
     @classmethod
-    def of(cls, cached: CachedAttention, sequence: int) -> WrittenCache:
-        """What layers need of a call with `sequence` new tokens a row, right-padded if it is a prompt."""
+    def of_call(cls, *tensors: Any, causal: bool, sequence: int) -> WrittenCache:
+        """What the layers need in a call with `sequence` new tokens a row, right-padded if it is a prompt."""
+        cached = CachedAttention(*tensors, causal)
         batch, kv_heads, capacity, _ = cached.past[0][0].shape
         lengths, prefill = cached.sequence_lengths.to(torch.int64) + 1, cached.total_sequence_length == sequence
         positions = torch.where(prefill, 0, lengths - sequence).unsqueeze(1) + torch.arange(sequence)
@@ -47,10 +56,23 @@ class WrittenCache(CachedAttention):
             ],
             -1,
         )
-        # What a padded place sees does not matter, but that it sees something keeps its softmax finite.
+        # It does not matter which keys padding sees, but it must see some: its softmax stays finite.
         last = positions if cached.causal else (lengths - 1).unsqueeze(1).expand(batch, sequence)
         seen = torch.arange(capacity) <= last[:, None, :, None]
         return cls(**vars(cached), positions=positions, places=places, seen=seen)
+
+    @contextmanager
+    def rotation(self, rotary: torch.nn.Module, modelling: ModuleType) -> Iterator[None]:
+        """Have the model rotate by rows of the rotary tables."""
+        rows = (torch.nn.functional.embedding(self.positions, table) for table in (self.cos_cache, self.sin_cache))
+        tables = tuple(torch.cat([row, row], -1) for row in rows)
+        with replaced(rotary, forward=lambda *_, **__: tables):
+            yield
+
+    def window(self, window: int, sequence: int) -> torch.Tensor:
+        """The keys that a sliding layer sees, (batch, 1, sequence, capacity) of bool."""
+        capacity = self.seen.shape[-1]
+        return self.seen & self.in_window(capacity, window, sequence)[:, None, None]
 
     def write(self, past: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """A copy of a buffer with the new tokens' keys or values (batch, kv_heads, sequence, head_dim) in it."""

@@ -15,7 +15,6 @@ from .layers import unrolled
 from .optimize import quiet, simplify
 from .patching import FAKE_TENSORS, alone, require, without_initialisation
 
-OPSET = 23
 # Sizes to trace with. They differ from each other and from 1, so that none is mistaken for another or for a constant.
 EXAMPLE_SIZES = {
     contract.BATCH: 2,
@@ -52,7 +51,7 @@ class _Positional(torch.nn.Module):
         return self.module(*inputs)
 
 
-def trace(module: torch.nn.Module, spec: GraphSpec, opset: int = OPSET) -> ir.Model:
+def trace(module: torch.nn.Module, spec: GraphSpec, opset: int = 23) -> ir.Model:
     """The graph of a module built within `fake_weights()`, with the first output of `spec`, simplified.
 
     Initialisers that are named after the module's parameters and buffers have no values yet.

@@ -372,13 +372,13 @@ def test_a_bundle_run_in_parts_gives_what_it_gives_whole(
 
 
 def test_a_bundle_that_does_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    behaviour = paligemma.behaviour
+    recipe = paligemma.recipe
 
-    def scaled(checkpoint: Checkpoint) -> family.Behaviour:
-        found = behaviour(checkpoint)
+    def scaled(checkpoint: Checkpoint) -> family.Recipe:
+        found = recipe(checkpoint)
         return dataclasses.replace(found, embedding=manifest.Embedding(found.embedding.scale * 1.01))
 
-    monkeypatch.setattr(paligemma, "behaviour", scaled)
+    monkeypatch.setattr(paligemma, "recipe", scaled)
     with pytest.raises(ExportError, match=r"(?s)does not do what paligemma2 does.*prefill logits: error"):
         export_model(CHECKPOINT, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from onnx_vlm.graphs import ExportError, contract, manifest
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inference.device_cache import Device
 from onnx_vlm.runtime.verify import verify
-from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM
+from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, perception_lm
 from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
 from test_mask_decoder import published
 from test_random_parity import check, pictures
@@ -133,9 +133,10 @@ def test_stages_and_tokens_are_those_of_transformers(vlm: VLM, name: str):
     [
         (PALIGEMMA["many layers"], ["caption", "detect red circle ; blue square", ""]),
         (PERCEPTION_LM["one tile"], ["Describe the picture.", "Which is larger?", "What?"]),
+        ((perception_lm, {"head_dim": 24, "tiles": 1}), ["Describe the picture.", "Which is larger?", "What?"]),
         (KOSMOS2["positions interpolated"], ["<grounding> An image of", "Question: how many? Answer:", "<grounding>"]),
     ],
-    ids=["layers copied, a window that ends", "one key head", "positions interpolated"],
+    ids=["layers copied, a window that ends", "one key head", "heads of 24", "positions interpolated"],
 )
 def test_random_models(tmp_path: Path, row, prompts: list[str]):
     some = pictures(np.random.default_rng(7), len(prompts))
