@@ -19,8 +19,7 @@ from ..runtime.text import chat_template
 from ..runtime.text.prompt import Prompts
 from . import output_folder as place
 from . import precisions as lower
-from . import system_errors
-from . import targets
+from . import system_errors, targets
 from .checkpoint import hub
 from .checkpoint.checkpoint import Checkpoint, Weights
 from .families import mask_decoder as masks

@@ -1,14 +1,19 @@
-"""A fifth family, kept outside the package: LLaVA. This file is all that is known of it."""
+"""A fifth family, kept outside the package: LLaVA. It imports the kit for authors of families alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from onnx_vlm.export.checkpoint import image_processor as processing
-from onnx_vlm.export.checkpoint.checkpoint import Checkpoint, parse
-from onnx_vlm.export.families.registry import ModelParts, Recipe
-from onnx_vlm.export.tracing.decoder import RotaryDecoder
-from onnx_vlm.graphs import contract, manifest
+from onnx_vlm.export.families import (
+    Checkpoint,
+    ModelParts,
+    Recipe,
+    RotaryDecoder,
+    contract,
+    image_processor,
+    manifest,
+    parse,
+)
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -69,7 +74,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     checkpoint.expect_token("<image>", parsed.image_token_id)
     return Recipe(
         example="What is it?",
-        image=processing.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
+        image=image_processor.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
         prompt=manifest.Plain(
             kind="plain",
             start="<bos>",

@@ -30,9 +30,13 @@ from .registry import ModelParts, Recipe
 IMAGE, IMAGE_END = "<image>", "</image>"
 FIRST_PLACEHOLDER = 4  #: its processor numbers the placeholders of an image from here, over the ids of words
 PATCHES = manifest.PatchTokens(
-    "patches", "<patch_index_{:04d}>", 32, ("<phrase>", "</phrase>"), ("<object>", "</object>"),
-    "</delimiter_of_multi_objects/>",
-)  # fmt: skip
+    kind="patches",
+    token="<patch_index_{:04d}>",
+    side=32,
+    phrase=("<phrase>", "</phrase>"),
+    object=("<object>", "</object>"),
+    separator="</delimiter_of_multi_objects/>",
+)
 
 
 class VisionEncoder(torch.nn.Module):
@@ -49,6 +53,8 @@ class VisionEncoder(torch.nn.Module):
 
 
 class Projector(torch.nn.Module):
+    """The resampler: a fixed number of image embeddings of any number of features."""
+
     def __init__(self, projection: torch.nn.Module) -> None:
         super().__init__()
         self.projection = projection
@@ -75,16 +81,19 @@ class SinusoidalDecoder(Decoder):
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
         sequence = inputs_embeds.shape[1]
         before = torch.where(cached.total_sequence_length == sequence, 0, cached.sequence_lengths + 1 - sequence)
-        places = before.unsqueeze(1) + torch.arange(sequence)
+        positions = before.unsqueeze(1) + torch.arange(sequence)
         model = self.causal_lm.model
         with (
             changed(DECODER_MASK, lambda _: lambda *_: None, model),
-            replaced(model.embed_positions, forward=lambda **_: torch.nn.functional.embedding(places, self.positions)),
+            replaced(
+                model.embed_positions, forward=lambda **_: torch.nn.functional.embedding(positions, self.positions)
+            ),
         ):
             return self.causal_lm(inputs_embeds=inputs_embeds, cached=cached, **options)
 
 
 def build(checkpoint: Checkpoint) -> ModelParts:
+    """The KOSMOS-2 model of a checkpoint's config.json and its three parts; see `Family.build`."""
     parsed = parse(Kosmos2Config, checkpoint.config)
     text, vision = parsed.text_config, parsed.vision_config
     model = Kosmos2ForConditionalGeneration(parsed)
@@ -92,6 +101,7 @@ def build(checkpoint: Checkpoint) -> ModelParts:
     decoder = SinusoidalDecoder(model.text_model)
     image = _resize(checkpoint)
     patches = (image.height // vision.patch_size) * (image.width // vision.patch_size) + 1
+    positions = (vision.image_size // vision.patch_size) ** 2 + 1
     tokens = parsed.latent_query_num
     return ModelParts(
         model=model,
@@ -107,9 +117,7 @@ def build(checkpoint: Checkpoint) -> ModelParts:
         },
         embed_tokens=model.get_input_embeddings().weight,
         constants={
-            "vision_model.model.embeddings.position_ids": np.arange((vision.image_size // vision.patch_size) ** 2 + 1)[
-                None
-            ],
+            "vision_model.model.embeddings.position_ids": np.arange(positions)[None],
             **decoder.constants(),
         },
     )
@@ -118,6 +126,7 @@ def build(checkpoint: Checkpoint) -> ModelParts:
 def source_inputs(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
+    """The inputs of `Kosmos2ForConditionalGeneration.generate`; see `Family.source_inputs`."""
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     config = model.config
     inputs = dict(processor(images=image, text=prompt, num_image_tokens=config.latent_query_num, return_tensors="pt"))
@@ -128,6 +137,7 @@ def source_inputs(
 
 
 def recipe(checkpoint: Checkpoint) -> Recipe:
+    """How KOSMOS-2 takes images and prompts and writes boxes; see `Family.recipe`."""
     text = parse(Kosmos2Config, checkpoint.config).text_config
     grounded = checkpoint.tokenizer.token_to_id(PATCHES.token.format(PATCHES.side**2 - 1)) is not None
     image_token_id = checkpoint.tokenizer.token_to_id(IMAGE)

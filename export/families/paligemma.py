@@ -19,12 +19,21 @@ from ..tracing.decoder import RotaryDecoder
 from .registry import ModelParts, Recipe
 
 LOCATIONS = manifest.LocationTokens(
-    "locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";"
+    kind="locations",
+    token="<loc{:04d}>",
+    code="<seg{:03d}>",
+    codes=16,
+    code_values=128,
+    bins=1024,
+    edges=("ymin", "xmin", "ymax", "xmax"),
+    separator=";",
 )
 IMAGE_TOKEN = "<image>"
 
 
 class VisionEncoder(torch.nn.Module):
+    """The SigLIP tower with its last norm."""
+
     def __init__(self, tower: torch.nn.Module) -> None:
         super().__init__()
         self.tower = tower
@@ -34,6 +43,7 @@ class VisionEncoder(torch.nn.Module):
 
 
 def build(checkpoint: Checkpoint) -> ModelParts:
+    """The PaliGemma model of a checkpoint's config.json and its three parts; see `Family.build`."""
     parsed = parse(PaliGemmaConfig, checkpoint.config)
     text, vision = parsed.text_config, parsed.vision_config
     model = PaliGemmaForConditionalGeneration(parsed)
@@ -65,12 +75,14 @@ def build(checkpoint: Checkpoint) -> ModelParts:
 def source_inputs(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
+    """The inputs of `PaliGemmaForConditionalGeneration.generate`; see `Family.source_inputs`."""
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     inputs = processor(images=image, text=IMAGE_TOKEN + prompt, return_tensors="pt")
     return {name: values for name, values in inputs.items() if name != "labels"}
 
 
 def recipe(checkpoint: Checkpoint) -> Recipe:
+    """How PaliGemma takes images and prompts and writes boxes; see `Family.recipe`."""
     parsed = parse(PaliGemmaConfig, checkpoint.config)
     text, side = parsed.text_config, parsed.vision_config.image_size
     image = processing.resize(checkpoint.processor("image"), default=side)

@@ -30,6 +30,8 @@ DEFAULT_FRAMES = 32  # as in the examples of the model's documentation; the proc
 
 
 class VisionEncoder(torch.nn.Module):
+    """timm's tower, without the class token if `drop_class_token`."""
+
     def __init__(self, tower: torch.nn.Module, drop_class_token: bool) -> None:
         super().__init__()
         self.tower = tower
@@ -65,6 +67,7 @@ def rotate(x: torch.Tensor, emb: torch.Tensor, half: bool = False) -> torch.Tens
 
 
 def build(checkpoint: Checkpoint) -> ModelParts:
+    """The PerceptionLM model of a checkpoint's config.json and its three parts; see `Family.build`."""
     parsed = parse(PerceptionLMConfig, checkpoint.config)
     with _real_drop_path():
         model = PerceptionLMForConditionalGeneration(parsed)
@@ -150,6 +153,7 @@ def _computed_buffers(module: torch.nn.Module) -> dict[str, np.ndarray]:
 def source_inputs(
     checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
 ) -> dict[str, torch.Tensor]:
+    """The inputs of `PerceptionLMForConditionalGeneration.generate`; see `Family.source_inputs`."""
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     processor.image_processor.max_num_tiles = min(processor.image_processor.max_num_tiles, contract.PROOF_TILES)
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
@@ -161,6 +165,7 @@ def source_inputs(
 
 
 def recipe(checkpoint: Checkpoint) -> Recipe:
+    """How PerceptionLM takes images and prompts and writes boxes; see `Family.recipe`."""
     parsed = parse(PerceptionLMConfig, checkpoint.config)
     images, videos, side = checkpoint.processor("image"), checkpoint.processor("video"), _tile_side(checkpoint)
     image = processing.resize(images | {"size": side}, side)

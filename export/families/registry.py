@@ -34,8 +34,12 @@ DEFAULT_NEW_TOKENS = 256
 class ModelParts:
     """The source model and the three parts of it that become graphs, all on fake tensors.
 
-    `embed_tokens` is the parameter whose rows the runtime looks up; `constants` the values of buffers that are computed
-    and in no checkpoint, by their name in `model`.
+    Attributes:
+        modules: the vision encoder, the projector and the decoder, by the names in `contract.GRAPHS`.
+        graphs: the inputs and outputs of each, by the same names.
+        embed_tokens: the parameter whose rows the runtime looks up.
+        constants: values of buffers that are computed and in no checkpoint, by their names in `model`.
+        fused: a context in which the parts trace to operators of ONNX Runtime that the family puts in.
     """
 
     model: PreTrainedModel
@@ -50,8 +54,9 @@ class ModelParts:
 class Recipe:
     """The parts of a manifest that a family decides.
 
-    `example` is a prompt for one picture, to try the model with; `eos_token_id` ends an answer where
-    generation_config.json does not say what does.
+    Attributes:
+        example: a prompt for one image, with which the bundle is compared to the source model.
+        eos_token_id: ends an answer where generation_config.json names no token that does.
     """
 
     example: str
@@ -68,16 +73,27 @@ class Family(Protocol):
     """A module (or object) with these functions."""
 
     def build(self, checkpoint: Checkpoint) -> ModelParts:
-        """Build the model of a checkpoint's configuration; called within `trace.fake_weights()`."""
+        """Build the model of a checkpoint's config.json, on tensors that have shapes and no memory.
+
+        Raises:
+            CheckpointError: if the model cannot be exported.
+        """
 
     def recipe(self, checkpoint: Checkpoint) -> Recipe:
-        """Read a checkpoint's configuration files; raises CheckpointError for what cannot be served."""
+        """Read from a checkpoint's configuration files how images and prompts are prepared and boxes written.
+
+        Raises:
+            CheckpointError: for settings that the runtime does not follow.
+        """
 
     def source_inputs(
         self, checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
     ) -> dict[str, torch.Tensor]:
-        """What transformers' processor makes of a picture and a prompt: `input_ids`, `pixel_values` (..., 3, height,
-        width) and what else the model's `generate` takes."""
+        """The inputs that transformers' processor makes of an image and a prompt for the model's `generate`.
+
+        Returns:
+            `input_ids` (1, tokens), `pixel_values` (..., 3, height, width) and any others.
+        """
 
 
 def register(model_type: str, family: Any) -> None:

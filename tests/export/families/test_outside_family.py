@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import numpy as np
+import onnx_vlm.export.families as kit
 import outside_family
 import pytest
 import torch
-from helpers import CHECKPOINTS
-from onnx_vlm.export import export_model, register
+from helpers import CHECKPOINTS, REPOSITORY
+from onnx_vlm.export import export_model
 from onnx_vlm.export.families import registry as family
 from onnx_vlm.graphs import CheckpointError
 from onnx_vlm.runtime import load
@@ -50,8 +53,14 @@ def test_a_family_from_outside(checkpoint: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(family, "_MODULES", dict(family._MODULES))  # registered for this test alone
     with pytest.raises(CheckpointError, match="'llava' is not supported"):
         export_model(checkpoint, tmp_path / "bundle")
-    register("llava", outside_family)
-    vlm = load(export_model(checkpoint, tmp_path / "bundle"))
+    monkeypatch.chdir(tmp_path)  # where the documentation's example finds the checkpoint
+    checkpoint.rename("llava-checkpoint")
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```", (REPOSITORY / "docs" / "add-a-family.md").read_text(), re.M | re.S
+    )
+    exec(example, {})
+    checkpoint = tmp_path / "llava-checkpoint"
+    vlm = load(tmp_path / "bundle")
     model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     image_processor = AutoImageProcessor.from_pretrained(checkpoint)
@@ -69,3 +78,16 @@ def test_a_family_from_outside(checkpoint: Path, tmp_path: Path, monkeypatch: py
     (theirs,) = model.get_image_features(pixel_values=pixels).pooler_output
     (ours,) = vlm.pipeline.engine.encode_images(image.tiles(pictures[0], vlm.manifest.image))
     assert relative_error(ours, theirs.detach().numpy()) < TOLERANCE
+
+
+def test_the_kit_is_documented_and_enough():
+    assert sorted(kit.__all__) == kit.__all__
+    for name in kit.__all__:
+        assert f"`{name}`" in kit.__doc__, name
+        assert getattr(kit, name).__doc__, name
+    modules = [
+        node.module
+        for node in ast.walk(ast.parse(Path(outside_family.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("onnx_vlm")
+    ]
+    assert modules == ["onnx_vlm.export.families"]
