@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
+import timm  # noqa: F401 (the model needs it: an absent one is named before anything is built)
 import torch
 from PIL import Image
 from transformers import AutoProcessor, PerceptionLMConfig, PerceptionLMForConditionalGeneration, PreTrainedModel
