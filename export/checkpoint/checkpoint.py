@@ -119,8 +119,10 @@ class Checkpoint:
             raise CheckpointError(f"{contract.TOKENIZER} has {token} as {found}, config.json as {token_id}")
 
     def _files(self) -> list[Path]:
-        index = self.json(INDEX)
-        names = sorted(set(map(_inside, index.section("weight_map").values()))) if index else [SINGLE]
+        names = [SINGLE]
+        if not (self.folder / SINGLE).is_file():  # transformers, too, looks for the single file first
+            index = self.json(INDEX)
+            names = sorted(set(map(_inside, index.section("weight_map").values()))) if index else names
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             pickles = sorted(path.name for path in self.folder.glob("*.bin"))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers import CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
+from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
 from onnx_vlm.graphs import CheckpointError, contract
 
 EVIL = "open({marker!r}, 'w').write('ran')\nclass Evil:\n    from_pretrained = classmethod(lambda *_, **__: None)\n"
@@ -130,6 +131,12 @@ def test_an_index_that_leads_out_of_the_checkpoint_is_refused(copied: Callable[[
     said = refused(checkpoint)
     assert "weight" in said
     assert "Traceback" not in said
+
+
+def test_an_index_beside_a_single_file_is_not_read(copied: Callable[[str], Path]):
+    checkpoint = copied("paligemma2")
+    edit(checkpoint / "model.safetensors.index.json", "weight_map", value={"a": "missing.safetensors"})
+    assert [path.name for path in Checkpoint(checkpoint).files] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(
