@@ -12,6 +12,7 @@ from typing import Any
 from ...graphs import InputError
 from .table import PROVIDERS
 
+MOST_THREADS = 1024  #: starting more takes minutes, and no machine's processors are as many
 SESSION = "SessionOptions"  #: where an option goes that is none of a provider but an attribute of the session's options
 _CUDA = PROVIDERS["cuda"].ort_name
 _TENSORRT = PROVIDERS["tensorrt"].ort_name
@@ -19,16 +20,17 @@ _TENSORRT = PROVIDERS["tensorrt"].ort_name
 
 @dataclass(frozen=True)
 class Number:
-    """An integer of at least `least`, or its text."""
+    """An integer of at least `least` and at most `most`, or its text."""
 
     least: int
+    most: int | None = None
 
     def __str__(self) -> str:
-        return f"an integer of {self.least} or more"
+        return f"an integer of {self.least} " + ("or more" if self.most is None else f"to {self.most}")
 
     def read(self, value: Any) -> int:
         number = value if isinstance(value, int) and not isinstance(value, bool) else int(str(value), 10)
-        if number < self.least:
+        if number < self.least or (self.most is not None and number > self.most):
             raise ValueError
         return number
 
@@ -69,7 +71,7 @@ _SWITCH = Choice({"on": 1, "off": 0})
 OPTIONS: Mapping[str, Option] = {
     "threads": Option(
         "threads that work on one operator on the CPU; ONNX Runtime decides if not given",
-        Number(1),
+        Number(1, MOST_THREADS),
         {provider: [(SESSION, "intra_op_num_threads")] for provider in PROVIDERS},
     ),
     "arena": Option(

@@ -53,6 +53,8 @@ def test_options_become_what_onnx_runtime_calls_them():
         ("cuda", {"memory_limit": "8GB"}, "memory_limit is '8GB'; give an integer of 1 or more"),
         ("cuda", {"device_id": True}, "device_id is True"),
         ("cuda", {"arena_extend": "double"}, "give 'power_of_two' or 'exact'"),
+        ("cpu", {"threads": 1025}, "threads is 1025; give an integer of 1 to 1024"),
+        ("cpu", {"threads": 99999999999}, "threads is 99999999999; give"),
         ("cpu", {"arena": ["on"]}, "give 'on' or 'off'"),
     ],
 )
