@@ -10,11 +10,12 @@ ROOT = Path("/")
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that this process can still take: what the system has available, within the limits of its control groups.
+    """Bytes that this process can still take: what the system has available, within the limits of the process itself
+    and of its control groups.
 
     None where the system does not say.
     """
-    return min([*_available(root), *_left_in_groups(root)], default=None)
+    return min([*_available(root), *_left_in_groups(root), *_left_to_process(root)], default=None)
 
 
 def cache_bytes(root: Path = ROOT) -> int:
@@ -53,6 +54,20 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             if allowed.isdigit() and taken.isdigit():  # "max" is no limit
                 cached = re.search(rf"^{reclaimable} (\d+)", _read(folder / "memory.stat"), re.MULTILINE)
                 yield max(0, int(allowed) - int(taken) + (int(cached[1]) if cached else 0))
+
+
+def _left_to_process(root: Path) -> Iterator[int]:
+    """What is left of the limits that `ulimit -v` and `ulimit -d` set."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    status = _read(root / "proc/self/status")
+    for limit, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most = resource.getrlimit(limit)[0]
+        taken = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+        if most != resource.RLIM_INFINITY and taken:
+            yield max(0, most - (int(taken[1]) << 10))
 
 
 def _read(path: Path) -> str:

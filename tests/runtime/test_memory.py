@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,16 @@ def test_the_last_caches_are_added_up(tmp_path: Path):
 def test_free_memory_is_within_control_groups(tmp_path: Path, files: dict[str, str], free: int | None):
     write(tmp_path, **files)
     assert free_memory(tmp_path) == free
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_limits_of_the_process(limit: str):
+    code = f"""
+import resource
+from onnx_vlm.runtime.memory import free_memory
+resource.setrlimit(resource.{limit}, ({4 << 30}, {4 << 30}))
+print(free_memory())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 4 << 30
