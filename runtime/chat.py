@@ -12,8 +12,7 @@ from ..graphs import GenerationError, InputError, manifest
 from .grounding.types import PhraseBoxes
 from .inference.engine import Engine
 from .inference.run import Logits, Run
-from .inputs import Images, Videos, listed
-from .media import Media
+from .inputs import Images, Media, Videos, listed
 from .options import Options, Settings, settle
 from .pipeline import Answering, Pipeline
 from .results import Generation, StageTimer

@@ -1,19 +1,30 @@
-"""What a caller may pass to `generate`, sorted out into one request a prompt."""
+"""A caller's prompts, images and videos: sorted out into one request a prompt, and read as tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ..graphs import InputError
+from ..graphs.manifest import Manifest
 from .grounding.types import PhraseBoxes
+from .images import reading, video
 from .images.reading import ImageInput
+from .images.tiles import tiles
 from .images.video import VideoInput
+from .limits import Limits
 from .text.prompt import PromptInput
 
 Images: TypeAlias = "ImageInput | Sequence[ImageInput]"
 Videos: TypeAlias = "VideoInput | Sequence[VideoInput]"
+
+#: Keys of an image or a video in a message, by the type of the part. `None` there is as good as no key.
+MEDIA_KEYS = {"image": ("image", "path"), "video": ("video", "path")}
+#: Keys under which others give a URL or an encoded file.
+FOREIGN_KEYS = ("url", "base64", "image_url", "video_url")
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,31 @@ class Request:
     images: list[ImageInput]
     videos: list[VideoInput]
     bboxes: PhraseBoxes | None
+
+
+@dataclass(frozen=True)
+class Media:
+    """Images and videos that have been read.
+
+    Attributes:
+        images, videos: the tiles (tiles, 3, height, width) of each.
+        size: width and height of the first image in pixels.
+    """
+
+    images: list[np.ndarray] = field(default_factory=list)
+    videos: list[np.ndarray] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.videos)
+
+    @property
+    def tiles(self) -> int:
+        """The number of tiles in all."""
+        return sum(map(len, (*self.images, *self.videos)))
+
+    def __add__(self, more: Media) -> Media:
+        return Media(self.images + more.images, self.videos + more.videos, self.size or more.size)
 
 
 def is_batch(prompt: Any) -> bool:
@@ -40,7 +76,8 @@ def requests(
     """A request for each prompt.
 
     Raises:
-        InputError: if there are no prompts, or lists of other lengths beside them.
+        InputError: if there are no prompts, one is neither a text nor a conversation, or lists of other lengths stand
+            beside them.
     """
     if not is_batch(prompt):
         prompt, images, videos, bboxes = [prompt], [images], [videos], [bboxes]
@@ -49,39 +86,84 @@ def requests(
     columns = [
         _entries(*column, len(prompt)) for column in (("images", images), ("videos", videos), ("bboxes", bboxes))
     ]
-    return [_request(one, listed(some), listed(moving), boxes) for one, some, moving, boxes in zip(prompt, *columns)]
+    return [_request(text, listed(image), listed(film), boxes) for text, image, film, boxes in zip(prompt, *columns)]
 
 
-def _entries(name: str, given: Any, prompts: int) -> Sequence[Any]:
-    """An entry of `given` for each prompt."""
-    if given is None:
+def _entries(name: str, values: Any, prompts: int) -> Sequence[Any]:
+    """An entry of `values` for each prompt."""
+    if values is None:
         return [None] * prompts
-    if not isinstance(given, (list, tuple)) or len(given) != prompts:
-        number = len(given) if isinstance(given, (list, tuple)) else 1
+    if not isinstance(values, (list, tuple)) or len(values) != prompts:
+        number = len(values) if isinstance(values, (list, tuple)) else 1
         raise InputError(
             f"{prompts} prompts need {prompts} entries of {name}, {number} given; a list counts as one entry"
         )
-    return given
+    return values
 
 
-def listed(some: Any) -> list[Any]:
-    """What a caller gave, as a list: nothing, one thing or several."""
-    if some is None:
+def listed(values: Any) -> list[Any]:
+    """Nothing, one thing or several, as a list."""
+    if values is None:
         return []
-    return list(some) if isinstance(some, (list, tuple)) else [some]
+    return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
 def _request(prompt: Any, images: list[ImageInput], videos: list[VideoInput], bboxes: PhraseBoxes | None) -> Request:
-    """Pictures and videos may also stand in the messages of a conversation, under "image", "video" or "path"."""
+    """A request. Images and videos may also stand in the messages of a conversation: see `MEDIA_KEYS`."""
     if isinstance(prompt, str):
         return Request(prompt, images, videos, bboxes)
+    if not isinstance(prompt, (list, tuple)) or not all(isinstance(message, Mapping) for message in prompt):
+        raise InputError(f"a prompt is a text or a list of chat messages, not {prompt!r:.80}")
     inside: dict[str, list[Any]] = {"image": [], "video": []}
     for message in prompt:
-        content = message.get("content") if isinstance(message, Mapping) else None
+        content = message.get("content")
         for part in content if isinstance(content, (list, tuple)) else ():
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind in inside and (medium := part.get(kind, part.get("path"))) is not None:
+            kind, medium = _medium(part)
+            if medium is not None:
                 inside[kind].append(medium)
     if (images and inside["image"]) or (videos and inside["video"]):
-        raise InputError("pictures and videos stand either in the messages or in images and videos, not in both")
+        raise InputError("images and videos stand either in the messages or in images and videos, not in both")
     return Request(prompt, images or inside["image"], videos or inside["video"], bboxes)
+
+
+def _medium(part: Any) -> tuple[str, Any]:
+    """The type of a part of a message, and the image or video in it, None if there is none.
+
+    Raises:
+        InputError: for a part that would be left out in silence.
+    """
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in ("text", *MEDIA_KEYS):
+        raise InputError(
+            f"a part of a message is {part!r:.80}; its type must be text, image or video:"
+            ' {"type": "image", "path": "photo.jpg"} has an image in it, and {"type": "image"} stands for the next of'
+            " the images given"
+        )
+    foreign = [key for key in FOREIGN_KEYS if part.get(key) is not None]
+    if foreign:
+        raise InputError(
+            f"a part of a message has the key {foreign[0]!r}; URLs and encoded files are not read: download or decode"
+            f' it, and give {{"type": "{kind}", "path": ...}}'
+        )
+    values = (part[key] for key in MEDIA_KEYS.get(kind, ()) if part.get(key) is not None)
+    return kind, next(values, None)
+
+
+def read(images: Sequence[ImageInput], videos: Sequence[VideoInput], manifest: Manifest, limits: Limits) -> Media:
+    """Read images and videos and cut them into tiles, until they are more than a prompt has room for.
+
+    Raises:
+        InputError: for an image or a video that cannot be read, is beyond the limits or not taken by the model.
+    """
+    limits.check_images(len(images) + len(videos))
+    if videos and manifest.video is None:
+        raise InputError(f"this model takes no videos, {len(videos)} given")
+    media = Media()
+    for film in videos:
+        media += Media(videos=[video.tiles(film, manifest.video, limits)])
+        limits.check_image_tokens(media.tiles * manifest.tile_tokens, manifest.generation)
+    for image in images:
+        opened = reading.read(image, limits.max_pixels)
+        media += Media([tiles(opened, manifest.image)], size=opened.size)
+        limits.check_image_tokens(media.tiles * manifest.tile_tokens, manifest.generation)
+    return media

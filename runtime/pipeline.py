@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..graphs import contract, manifest
-from . import media
+from . import inputs
 from .generation import strategy
 from .generation.scoring import score
 from .grounding.formats import box_format
@@ -27,9 +27,8 @@ from .grounding.types import Grounded, Mask, PhraseBoxes
 from .inference.engine import Engine
 from .inference.image_embeddings import Embeddings
 from .inference.run import Logits, Run
-from .inputs import Request
+from .inputs import Media, Request
 from .limits import Limits
-from .media import Media
 from .options import Settings
 from .providers.targets import Target
 from .results import Generation, StageTimer
@@ -87,7 +86,11 @@ class Pipeline:
         encoders = (contract.VISION_ENCODER, contract.PROJECTOR)
         checksums = [file.sha256 for name, file in self.manifest.files.items() if name.startswith(encoders)]
         self.image_embeddings = Embeddings(
-            self.engine.encode_images, limits.embedding_memory, embedding_folder, model=" ".join(checksums)
+            self.engine.encode_images,
+            (tile_tokens, self.manifest.hidden),
+            limits.embedding_memory,
+            embedding_folder,
+            model=" ".join(checksums),
         )
 
     def encode(self, request: Request) -> EncodedRequest:
@@ -97,7 +100,7 @@ class Pipeline:
 
     def read_media(self, images: Sequence, videos: Sequence) -> Media:
         """Images and videos as tiles."""
-        return media.read(images, videos, self.manifest, self.limits)
+        return inputs.read(images, videos, self.manifest, self.limits)
 
     def encode_prompt(self, prompt: PromptInput, about: Media, bboxes: PhraseBoxes | None = None) -> EncodedRequest:
         """Encode a prompt about images and videos that have been read."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..graphs import BundleError, contract, manifest
 from ..graphs.manifest import Manifest
-from .images import reading as image
+from .images.tiles import tiles
 from .model import VLM
 from .providers.load_options import LoadOptions
 from .text.prompt import Encoded, Prompts
@@ -156,7 +156,7 @@ def encode(stages: Stages, prompt: str, picture: Image.Image) -> Encoded:
     recipe = stages.manifest.image
     if isinstance(recipe, manifest.Tiles):
         recipe = dataclasses.replace(recipe, max_tiles=min(recipe.max_tiles, contract.PROOF_TILES))
-    return stages.prompts.encode(prompt, [image.tiles(picture, recipe)], [])
+    return stages.prompts.encode(prompt, [tiles(picture, recipe)], [])
 
 
 def compare(stages: Stages, prompt: str, picture: Image.Image, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:

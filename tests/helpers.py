@@ -23,10 +23,10 @@ def run_command(*arguments: object, **options) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-def write_film(path: Path, frames: int = 30) -> Path:
+def write_film(path: Path, frames: int = 30, options: dict[str, str] | None = None) -> Path:
     """A film of 160 x 96 pixels: a window that moves over a photograph."""
     photograph = np.asarray(Image.open(REPOSITORY / "tests" / "photographs" / "chelsea.webp").convert("RGB"))
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.bit_rate = 160, 96, 800_000
         for index in range(frames):

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from ...graphs import InputError
 from ...graphs.manifest import Video
-from ..limits import MAX_PIXELS
-from . import reading as image
+from ..limits import Limits
+from .reading import SUFFIXES, check_size, error_text, existing, read
+from .tiles import tiles as tiles_of_image
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+
+#: Containers by FFmpeg's names. It knows some 350 more: playlists and lists that name other files, text as video.
+CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 
 VideoInput: TypeAlias = "str | os.PathLike[str] | np.ndarray"
 
 
-def tiles(video: VideoInput, recipe: Video, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def tiles(video: VideoInput, recipe: Video, limits: Limits | None = None) -> np.ndarray:
     """The sampled frames of a video as tiles, (frames, 3, height, width) of float32.
 
     Args:
-        video: the path of a file, the path of a folder with a picture a frame (in the order of their names, numbers by
+        video: the path of a file, the path of a folder with an image a frame (in the order of their names, numbers by
             value) or an array (frames, height, width, 3) of uint8.
-        max_pixels: frames of more are refused before they are decoded.
+        limits: bound the pixels of a frame, before it is decoded, and the frames of a file.
 
     Raises:
-        InputError: if there is no such file, it has no frames or too large ones, or the array has another shape or
-            dtype.
+        InputError: if there is no such file, it is damaged, has no frames, too many or too large ones, or the array has
+            another shape or dtype.
     """
-    return np.concatenate([image.tiles(frame, recipe.tile) for frame in frames(video, recipe.frames, max_pixels)])
+    sampled = frames(video, recipe.frames, limits or Limits())
+    return np.concatenate([tiles_of_image(frame, recipe.tile) for frame in sampled])
 
 
 def sample(total: int, count: int) -> list[int]:
@@ -39,54 +49,108 @@ def sample(total: int, count: int) -> list[int]:
     return [index * total // count for index in range(count)] if total > count else list(range(total))
 
 
-def frames(video: VideoInput, count: int, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
-    """At most `count` frames of a video, RGB."""
+def frames(video: VideoInput, count: int, limits: Limits | None = None) -> list[Image.Image]:
+    """At most `count` frames of a video, RGB. Arguments and errors are those of `tiles`."""
+    limits = limits or Limits()
     if isinstance(video, np.ndarray):
         if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
             raise InputError(
                 f"a video given as an array is (frames, height, width, 3) of uint8, not {video.shape} of {video.dtype}"
             )
-        return [image.read(video[index], max_pixels) for index in sample(len(video), count)]
+        return [read(video[index], limits.max_pixels) for index in sample(len(video), count)]
     if not isinstance(video, (str, os.PathLike)):
         raise InputError(f"a video is a path or a uint8 array, not {type(video).__name__}")
-    path = Path(video)
-    if path.is_dir():
-        found = sorted((file for file in path.iterdir() if _is_picture(file)), key=_by_number)
-        if not found:
-            raise InputError(f"{path} has no pictures in it; a folder given as a video has a picture a frame")
-        return [image.read(found[index], max_pixels) for index in sample(len(found), count)]
-    if not path.exists():
-        raise InputError(f"there is no video {path}; check the path")
-    return _decoded(path, count, max_pixels)
+    path = existing(video, "video")
+    try:
+        files = sorted((file for file in path.iterdir() if _is_image(file)), key=_by_number) if path.is_dir() else None
+        if files is None:
+            with path.open("rb") as file:
+                return _decoded(file, str(path), count, limits)
+    except OSError as error:
+        raise InputError(f"{path}: the video cannot be read: {error_text(error)}") from None
+    if not files:
+        raise InputError(f"{path} has no images in it; a folder given as a video has an image a frame")
+    return [read(files[index], limits.max_pixels) for index in sample(len(files), count)]
 
 
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in Image.registered_extensions() and not file.name.startswith(".")
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
 def _by_number(file: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
 
-def _decoded(path: Path, count: int, max_pixels: int) -> list[Image.Image]:
+def _decoded(file: BinaryIO, name: str, count: int, limits: Limits) -> list[Image.Image]:
     try:
         import av
     except ImportError:
-        raise InputError(f"{path}: reading video files needs PyAV: pip install 'onnx-vlm[video]'") from None
+        raise InputError(f"{name}: reading video files needs PyAV: pip install 'onnx-vlm[video]'") from None
+    _check_whole(file, name)
+    # FFmpeg reads this file alone: it is given no path, and may open no other.
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        with av.open(str(path)) as container:
+        with av.open(file, options=options, metadata_errors="replace") as container:
             if not container.streams.video:
-                raise InputError(f"{path}: the file has no video in it")
-            stream = container.streams.video[0]
-            image.check_size(stream.width, stream.height, str(path), max_pixels)
-            # Some formats do not store the number of frames: count them then.
-            total = stream.frames or sum(1 for _ in container.decode(video=0))
-            container.seek(0)
-            wanted = set(sample(total, count))
-            decoded = islice(container.decode(video=0), max(wanted, default=-1) + 1)
-            taken = [frame.to_image() for index, frame in enumerate(decoded) if index in wanted]
-    except av.FFmpegError as error:
-        raise InputError(f"{path}: the video cannot be read: {error}") from None
+                raise InputError(f"{name}: the file has no video in it")
+            return _sampled(container, name, count, limits)
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise errors of many kinds
+        raise InputError(
+            f"{name}: the video cannot be read: {error_text(error)}; containers that are read are {CONTAINERS}"
+        ) from error
+
+
+def _sampled(container: InputContainer, name: str, count: int, limits: Limits) -> list[Image.Image]:
+    stream = container.streams.video[0]
+    check_size(stream.width, stream.height, name, limits.max_pixels)
+    # Some formats do not store the number of frames: count them then.
+    total = stream.frames or sum(1 for _ in islice(container.decode(video=0), limits.max_video_frames + 1))
+    if total > limits.max_video_frames:
+        raise InputError(
+            f"{name}: more than {limits.max_video_frames} frames, which is the limit max_video_frames; give a part of"
+            " it, or a folder with the frames that matter"
+        )
+    container.seek(0)
+    indices = sample(total, count)
+    taken = [_image(frame, name, limits) for frame in _at(container.decode(video=0), indices)]
     if not taken:
-        raise InputError(f"{path}: the video has no frames")
+        raise InputError(f"{name}: the video has no frames")
     return taken
+
+
+def _at(decoded: Iterator[VideoFrame], indices: list[int]) -> Iterator[VideoFrame]:
+    """The frames at rising indices."""
+    last = indices[-1] + 1 if indices else 0
+    return (frame for index, frame in enumerate(islice(decoded, last)) if index in indices)
+
+
+def _image(frame: VideoFrame, name: str, limits: Limits) -> Image.Image:
+    check_size(frame.width, frame.height, name, limits.max_pixels)  # it may change on the way
+    return frame.to_image()
+
+
+def _check_whole(file: BinaryIO, name: str) -> None:
+    """Raise an InputError for an MP4 or QuickTime file that ends early: FFmpeg plays what there is of it.
+
+    Such a file is a row of boxes, each with its size in 4 bytes and its type in 4; a size of 1 stands in the next 8
+    bytes, and 0 is a box up to the end (ISO/IEC 14496-12).
+    """
+    end, start = file.seek(0, os.SEEK_END), 0
+    while start < end:
+        file.seek(start)
+        header = file.read(16)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if start == 0 and kind not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            break
+        size = int.from_bytes(header[8:16], "big") if size == 1 else size
+        if start + size > end:
+            raise InputError(
+                f"{name}: the video is cut off: {end} bytes, and its box {kind.decode('latin-1')!r} ends at"
+                f" {start + size}; get the whole file"
+            )
+        if size < 8:  # 0 is the last box; less cannot be, which FFmpeg will say
+            break
+        start += size
+    file.seek(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...graphs import BundleError, ProviderError, contract
+from ...graphs import ProviderError, contract
 from ...graphs.manifest import Manifest
 from ..limits import Limits
 from ..providers import cuda, probe, tensorrt
@@ -19,6 +19,9 @@ from .device_cache import Device
 from .host_cache import Cache, CopiedCache
 from .run import DeviceRun, HostRun, Logits, Run
 from .session import Session
+
+#: bytes for each of the logits: beam search holds them four times in float32 while it sorts their indices of int64
+LOGITS = 24
 
 
 class Engine:
@@ -52,13 +55,7 @@ class Engine:
         # Engines take shapes up to the profile's.
         self._limits = manifest.profiles[contract.DECODER] if self.target.row.builds_engines else None
         self.placement = {name: session.placement for name, session in sessions.items()}
-        try:
-            self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
-        except ValueError as error:
-            raise BundleError(f"{folder / contract.EMBED_TOKENS} does not load: {error}") from None
-        width = merge.unpacked(self._table[:1]).shape[-1]
-        if width != manifest.hidden:
-            raise BundleError(f"{folder / contract.EMBED_TOKENS}: rows of {width}, the decoder takes {manifest.hidden}")
+        self._table = merge.load_table(folder / contract.EMBED_TOKENS, manifest.hidden, manifest.vocab)
 
     def encode_images(self, tiles: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
@@ -104,12 +101,13 @@ class Engine:
         return merge.merge(self._table, prompt.ids, prompt.places, embeds, self.manifest.embedding)
 
     def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
-        """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, and of the
-        prefill of prompts as long as the longest of them."""
+        """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, of the prefill of
+        prompts as long as the longest of them, and of the logits."""
         capacity = tokens if self._device is None else self._device.capacity(tokens)
         cache = self._cache_kind.nbytes(self._decoder.spec, rows, capacity)
         prefill = self.manifest.prefill
-        return cache + prompts * longest * (prefill.token + prefill.pair * longest)
+        logits = LOGITS * rows * self.manifest.vocab
+        return cache + prompts * longest * (prefill.token + prefill.pair * longest) + logits
 
     def start(self, prompts: list[np.ndarray], new_tokens: int, copies: int = 1) -> tuple[Logits, Run]:
         """Prefill prompts (tokens, hidden) of any lengths; the logits (batch, vocab) after each, and the run.

@@ -1,22 +1,64 @@
-"""Prompts as the decoder takes them: rows of the embedding table, image embeddings in their places."""
+"""Prompts as the decoder takes them: rows of the embedding table, with image embeddings between them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from ...graphs import BundleError
 from ...graphs.manifest import Embedding
+
+TYPES = ("float32", "float16", "uint16", "uint8")  #: see `unpacked`
+
+
+def load_table(path: Path, hidden: int, vocab: int) -> np.ndarray:
+    """The embedding table, (rows, ...) as `unpacked` takes it, left on disk.
+
+    Args:
+        hidden: the width of embeddings that the decoder takes.
+        vocab: the number of ids that it writes; each needs a row.
+
+    Raises:
+        BundleError: if the file is damaged, or holds no such table.
+    """
+    try:
+        table = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # the header is a Python literal: a damaged one raises errors of many kinds
+        raise BundleError(f"{path} does not load: {error}; export the bundle again") from None
+    if table.ndim != 2 or table.dtype.name not in TYPES or not len(table):
+        raise BundleError(
+            f"{path} holds {table.shape} of {table.dtype}, not (rows, hidden) of {', '.join(TYPES)}; export the bundle"
+            " again"
+        )
+    width = unpacked(table[:1]).shape[-1]
+    if width != hidden:
+        raise BundleError(f"{path}: rows of {width}, the decoder takes {hidden}; export the bundle again")
+    if len(table) < vocab:
+        raise BundleError(f"{path}: {len(table)} rows, the decoder writes {vocab} ids; export the bundle again")
+    return table
 
 
 def embed(table: np.ndarray, ids: np.ndarray, recipe: Embedding) -> np.ndarray:
-    """Scaled rows of `table` for `ids` (...): (..., hidden) of float32. Only these rows are read from disk."""
+    """Scaled rows of `table` for `ids` (...): (..., hidden) of float32. Only these rows are read from disk.
+
+    Raises:
+        BundleError: for an id beyond the table.
+    """
+    if ids.size and ids.max() >= len(table):
+        raise BundleError(
+            f"the tokenizer has the id {ids.max()}, the embedding table {len(table)} rows; export the bundle again"
+        )
     return unpacked(table[ids]) * np.float32(recipe.scale)
 
 
 def unpacked(rows: np.ndarray) -> np.ndarray:
-    """Rows (..., hidden) as float32. What uint16 holds is bfloat16, which NumPy does not know; what uint8 holds is
-    (..., hidden + 4): int8 values and, in the last four bytes, the float32 that they are multiplied by."""
+    """Rows (..., hidden) as float32.
+
+    Rows of uint16 are bfloat16, which NumPy does not know. Rows of uint8 are (..., hidden + 4): int8 values and, in the
+    last four bytes, the float32 that they are multiplied by.
+    """
     if rows.dtype == np.uint16:
         return (rows.astype(np.uint32) << 16).view(np.float32)
     if rows.dtype == np.uint8:
@@ -28,8 +70,10 @@ def unpacked(rows: np.ndarray) -> np.ndarray:
 def merge(
     table: np.ndarray, ids: np.ndarray, places: np.ndarray, image_embeds: Sequence[np.ndarray], recipe: Embedding
 ) -> np.ndarray:
-    """Embeddings (tokens, hidden) of `ids` (tokens,), where the rows of `image_embeds`, each (tiles, image_tokens,
-    hidden), replace those at `places` (tokens,) in order. The ids there are not looked up and may lie beyond the table.
+    """Embeddings (tokens, hidden) of `ids` (tokens,) and, where `places` (tokens,) is True, of images.
+
+    These are the rows of `image_embeds`, each (tiles, image_tokens, hidden), in order. The ids there are not looked up
+    and may lie beyond the table.
     """
     merged = embed(table, np.where(places, 0, ids), recipe)
     if image_embeds:

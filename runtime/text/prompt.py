@@ -107,15 +107,21 @@ class Prompts:
     ) -> Encoded:
         text = self._template.render(chat.conversation(prompt, len(images), len(videos)))
         waiting = {format.image: iter(images), format.video: iter(videos)}
-        tiles = []
-        # Where the placeholders stand is the template's choice; each takes the next picture or video of its kind.
+        tiles: list[np.ndarray] = []
+        # The template chooses where placeholders stand; each takes the next image or video of its kind.
         pieces = re.split(f"({re.escape(format.image)}|{re.escape(format.video)})", text)
         for index, piece in enumerate(pieces[1::2]):
-            some = next(waiting[piece], None)
-            if some is None:
+            medium = next(waiting[piece], None)
+            if medium is None:
                 raise InputError(f"the prompt has {piece} in it; placeholders are added for what is given")
-            tiles.append(some)
-            pieces[2 * index + 1] = piece * len(some) * self._tile_tokens
+            tiles.append(medium)
+            pieces[2 * index + 1] = piece * len(medium) * self._tile_tokens
+        if len(tiles) < len(images) + len(videos):
+            raise InputError(
+                f"{len(images) + len(videos)} images and videos are given, and the model's chat template writes"
+                f" {len(tiles)} of them: move them from messages that it writes without, such as a system's, to the"
+                " user's"
+            )
         ids = np.array(self.ids("".join(pieces)), np.int64)
         return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), ids, tiles)
 

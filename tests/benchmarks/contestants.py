@@ -94,9 +94,10 @@ class Ours(Contestant):
 
     def prepare(self, picture: str) -> dict[str, float]:
         """Seconds from a picture's file to its tiles."""
-        from onnx_vlm.runtime.images import reading as image
+        from onnx_vlm.runtime.images.reading import read
+        from onnx_vlm.runtime.images.tiles import tiles
 
-        return {"prepare": seconds(lambda: image.tiles(image.read(picture), self.vlm.manifest.image))}
+        return {"prepare": seconds(lambda: tiles(read(picture), self.vlm.manifest.image))}
 
     def answer(self, picture: str, new_tokens: int) -> dict[str, float]:
         """Seconds from a picture's file to an answer of `new_tokens` tokens."""

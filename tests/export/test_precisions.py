@@ -20,7 +20,7 @@ from onnx_vlm.graphs.transforms import float16 as precision
 from onnx_vlm.graphs.transforms import quantize_blocks as quantize
 from onnx_vlm.graphs.transforms import weights
 from onnx_vlm.runtime import VLM, load
-from onnx_vlm.runtime.images import reading as image
+from onnx_vlm.runtime.images import tiles as image
 from onnx_vlm.runtime.inference.token_embeddings import unpacked
 from onnx_vlm.runtime.verify import Check, verify
 from safetensors.torch import load_file, save_file

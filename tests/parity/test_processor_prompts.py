@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx_vlm.runtime.grounding import patches as entities
-from onnx_vlm.runtime.images import reading as image
+from onnx_vlm.runtime.images import tiles as image
 from onnx_vlm.runtime.text.prompt import Prompts
 from published_processors import KOSMOS2, PALIGEMMA, SETTINGS, TILE_TOKENS, Processor, noise
 

@@ -12,8 +12,9 @@ import pytest
 from helpers import PHOTOGRAPHS, write_film
 from onnx_vlm.graphs import CheckpointError
 from onnx_vlm.graphs.manifest import Resize, Video
-from onnx_vlm.runtime.images import reading as image
+from onnx_vlm.runtime.images import tiles as image
 from onnx_vlm.runtime.images import video
+from onnx_vlm.runtime.images.reading import read
 from PIL import Image, ImageOps
 from published_processors import (
     KOSMOS2,
@@ -50,7 +51,7 @@ def test_pictures_of_every_size_and_mode(published: Callable[[str], Processor], 
     given += [(path, ImageOps.exif_transpose(Image.open(path))) for path in PHOTOGRAPHS]
     for ours, theirs in given:
         pixels = np.asarray(processor(theirs, return_tensors="np")["pixel_values"][0])
-        assert_same_pixels(image.tiles(image.read(ours), recipe), pixels.reshape(-1, *pixels.shape[-3:]), recipe)
+        assert_same_pixels(image.tiles(read(ours), recipe), pixels.reshape(-1, *pixels.shape[-3:]), recipe)
 
 
 def test_files_are_turned_upright_as_transformers_loads_them(published: Callable[[str], Processor], tmp_path: Path):
@@ -62,13 +63,13 @@ def test_files_are_turned_upright_as_transformers_loads_them(published: Callable
         path = tmp_path / f"{orientation}.png"
         noise(31, 57).save(path, exif=exif)
         theirs = processor(load_image(str(path)), return_tensors="np")["pixel_values"]
-        assert_same_pixels(image.tiles(image.read(path), recipe), theirs, recipe)
+        assert_same_pixels(image.tiles(read(path), recipe), theirs, recipe)
 
 
 @pytest.mark.needs("images", "expected")
 def test_published_pixels(published: Callable[[str], Processor], assets: Path):
     values = json.loads((assets / "expected" / "summary.json").read_text())["kosmos2"]
-    tiles = image.tiles(image.read(assets / "images" / "two_dogs.resaved.jpg"), published(KOSMOS2).behaviour.image)
+    tiles = image.tiles(read(assets / "images" / "two_dogs.resaved.jpg"), published(KOSMOS2).behaviour.image)
     assert np.allclose(tiles[0, :3, :3, :3], values["EXPECTED_PIXEL_VALUES_1"], atol=1e-6)
     assert np.allclose(tiles[0, :3, -3:, -3:], values["EXPECTED_PIXEL_VALUES_2"], atol=1e-6)
 

@@ -16,7 +16,7 @@ from onnx_vlm.export import export_model
 from onnx_vlm.export.families import registry as family
 from onnx_vlm.graphs import CheckpointError
 from onnx_vlm.runtime import load
-from onnx_vlm.runtime.images import reading as image
+from onnx_vlm.runtime.images import tiles as image
 from PIL import Image
 from random_models import telling_weights
 from source import TOLERANCE, relative_error

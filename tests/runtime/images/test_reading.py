@@ -1,4 +1,4 @@
-"""Reading pictures and turning them into tiles."""
+"""Images from whatever a user has: what is read, and how it is said what is not."""
 
 from __future__ import annotations
 
@@ -7,41 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_vlm.graphs.manifest import Pixels, Resize
 from onnx_vlm.runtime import InputError
-from onnx_vlm.runtime.images.reading import read, tiles
+from onnx_vlm.runtime.images.reading import read
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-RECIPE = Resize("resize", 14, 28, Pixels("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-
 
 @pytest.fixture
-def picture() -> Image.Image:
+def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
 
 
-def test_every_way_to_give_a_picture_gives_the_same(picture: Image.Image, tmp_path: Path):
-    picture.save(tmp_path / "picture.png")
-    data = (tmp_path / "picture.png").read_bytes()
-    given = [tmp_path / "picture.png", str(tmp_path / "picture.png"), data, picture, np.asarray(picture)]
-    assert all((np.asarray(read(image)) == np.asarray(picture)).all() for image in given)
+def test_every_way_to_give_an_image_gives_the_same(image: Image.Image, tmp_path: Path):
+    path = tmp_path / "image.png"
+    image.save(path)
+    for form in (path, str(path), path.read_bytes(), image, np.asarray(image)):
+        assert (np.asarray(read(form)) == np.asarray(image)).all()
 
 
-def test_files_are_turned_upright(picture: Image.Image):
+def test_files_are_turned_upright(image: Image.Image):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     file = io.BytesIO()
-    picture.save(file, "PNG", exif=exif)
+    image.save(file, "PNG", exif=exif)
     assert read(file.getvalue()).size == (30, 40)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_is_laid_on_white(mode: str):
-    picture = Image.new("RGBA", (4, 4), (200, 0, 0, 0)).convert(mode)
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 0)).convert(mode)
     if mode == "P":
-        picture.info["transparency"] = picture.getpixel((0, 0))
-    assert np.asarray(read(picture)).tolist() == np.full((4, 4, 3), 255).tolist()
+        image.info["transparency"] = image.getpixel((0, 0))
+    assert np.asarray(read(image)).tolist() == np.full((4, 4, 3), 255).tolist()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "I;16", "F"])
@@ -49,22 +46,14 @@ def test_every_mode_becomes_rgb(mode: str):
     assert read(Image.new(mode, (3, 2))).mode == "RGB"
 
 
-def test_tiles_are_scaled_and_normalised():
-    picture = Image.new("RGB", (100, 7), (0, 255, 51))
-    made = tiles(picture, RECIPE)
-    assert made.shape == (1, 3, 14, 28)
-    assert made.dtype == np.float32
-    assert np.allclose(made[0, :, 5, 5], [-1, 1, -0.6])
-
-
-def test_unreadable_pictures_are_refused_by_name(tmp_path: Path):
-    (tmp_path / "text.png").write_text("no picture")
+def test_unreadable_images_are_refused_by_name(tmp_path: Path):
+    (tmp_path / "text.png").write_text("no image")
     Image.new("RGB", (64, 64)).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
     for path, said in (
-        (tmp_path / "none.png", "no picture"),
+        (tmp_path / "none.png", "no image"),
         (tmp_path, "no file"),
-        (tmp_path / "text.png", "not a picture"),
+        (tmp_path / "text.png", "not an image in a format that is read: PNG, JPEG"),
         (tmp_path / "cut.png", "cannot be read"),
     ):
         with pytest.raises(InputError, match=said) as caught:
@@ -81,14 +70,14 @@ def test_other_values_are_refused(value: object):
         read(value)
 
 
-def test_pictures_that_are_too_large_are_refused(picture: Image.Image):
+def test_images_that_are_too_large_are_refused(image: Image.Image):
     file = io.BytesIO()
-    picture.save(file, "PNG")
-    size = f"{picture.width} x {picture.height}"
-    for given in (file.getvalue(), picture, np.asarray(picture)):
+    image.save(file, "PNG")
+    size = f"{image.width} x {image.height}"
+    for given in (file.getvalue(), image, np.asarray(image)):
         with pytest.raises(InputError, match=f"too large, {size} pixels; the limit max_pixels is 1000"):
             read(given, max_pixels=1000)
-        read(given, max_pixels=picture.width * picture.height)
+        read(given, max_pixels=image.width * image.height)
 
 
 @pytest.mark.parametrize("side", [10_000, 17_500])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import write_film
 from onnx_vlm.graphs.manifest import Pixels, Resize, Video
-from onnx_vlm.runtime import InputError
+from onnx_vlm.runtime import InputError, Limits
 from onnx_vlm.runtime.images.video import frames, sample, tiles
 from PIL import Image
 
@@ -32,7 +33,7 @@ def test_each_frame_is_a_tile():
 def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path: Path):
     for index in (9, 10, 100, 2):
         Image.new("RGB", (4, 4), (index, 0, 0)).save(tmp_path / f"frame {index}.png")
-    (tmp_path / ".hidden.png").write_text("no picture")
+    (tmp_path / ".hidden.png").write_text("no image")
     assert [np.asarray(frame)[0, 0, 0] for frame in frames(tmp_path, 8)] == [2, 9, 10, 100]
 
 
@@ -49,7 +50,7 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path):
     for path, said in (
         (tmp_path / "none.mp4", "no video"),
         (tmp_path / "text.mp4", "cannot be read"),
-        (tmp_path / "empty", "no pictures in it"),
+        (tmp_path / "empty", "no images in it"),
     ):
         with pytest.raises(InputError, match=said) as caught:
             frames(path, 4)
@@ -68,7 +69,92 @@ def test_frames_that_are_too_large_are_refused(tmp_path: Path):
         (write_film(tmp_path / "film.mp4"), "160 x 96"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"{size} pixels; the limit max_pixels is 1599"):
-            frames(video, 4, max_pixels=1599)
+            frames(video, 4, Limits(max_pixels=1599))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("clip.mp4", "ffconcat version 1.0\nfile 'film.mp4'\n"),
+        ("clip.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfilm.ts\n#EXT-X-ENDLIST\n"),
+        ("clip.txt", "some words\n" * 50),
+        ("clip.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"),
+    ],
+)
+def test_text_and_lists_of_other_files_are_no_videos(name: str, text: str, tmp_path: Path):
+    film = write_film(tmp_path / "film.mp4")
+    film.with_suffix(".ts").write_bytes(write_film(tmp_path / "other.ts").read_bytes())
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}: the video cannot be read: .*containers that are read are mov,mp4"):
+        frames(tmp_path / name, 4)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "avi", "ts"])
+def test_containers_that_are_read(suffix: str, tmp_path: Path):
+    assert len(frames(write_film(tmp_path / f"film.{suffix}", frames=8), 4)) == 4
+
+
+def test_an_animation_is_a_video(tmp_path: Path):
+    first, *others = (Image.new("RGB", (32, 32), (level, 0, 0)) for level in (0, 100, 200))
+    first.save(tmp_path / "film.gif", save_all=True, append_images=others)
+    assert len(frames(tmp_path / "film.gif", 4)) == 3
+
+
+@pytest.mark.parametrize("place", ["start", "end"])
+def test_a_film_that_is_cut_off_is_refused(place: str, tmp_path: Path):
+    """With its index at the start FFmpeg would give the frames that are left, and say nothing."""
+    options = {"movflags": "faststart"} if place == "start" else {}
+    path = write_film(tmp_path / "film.mp4", options=options)
+    data = path.read_bytes()
+    assert (data.index(b"moov") < data.index(b"mdat")) == (place == "start")
+    for size in (len(data) - 1, len(data) * 2 // 3):
+        path.write_bytes(data[:size])
+        with pytest.raises(InputError, match=f"cut off: {size} bytes, and its box '(mdat|moov)' ends at"):
+            frames(path, 4)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])  # whose frames are told, and whose are to be counted
+def test_films_that_are_too_long_are_refused(suffix: str, tmp_path: Path):
+    path = write_film(tmp_path / f"film.{suffix}", frames=8)
+    assert len(frames(path, 4, Limits(max_video_frames=8))) == 4
+    with pytest.raises(InputError, match="more than 7 frames, which is the limit max_video_frames"):
+        frames(path, 4, Limits(max_video_frames=7))
+
+
+def test_damaged_films_are_frames_or_errors_that_say_so(tmp_path: Path):
+    data, draw = write_film(tmp_path / "film.mp4", frames=4).read_bytes(), random.Random(0)
+    path = tmp_path / "damaged.mp4"
+    for _ in range(60):
+        mutated = bytearray(data)
+        for _ in range(draw.randint(1, 20)):
+            mutated[draw.randrange(len(mutated))] = draw.randrange(256)
+        path.write_bytes(mutated)
+        try:
+            assert frames(path, 4, Limits(max_pixels=100_000, max_video_frames=100))
+        except InputError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("", "the path of the video is empty"), ("a" * 300, "File name too long"), ("rtsp://host/x", "URLs are not read")],
+)
+def test_paths_that_lead_nowhere(path: str, said: str):
+    with pytest.raises(InputError, match=said):
+        frames(path, 4)
+
+
+@pytest.mark.parametrize("call", ["pathlib.Path.exists", "pathlib.Path.iterdir", "pathlib.Path.open"])
+def test_what_may_not_be_read(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As for a user without permission; root has every one."""
+    path = tmp_path if "iterdir" in call else write_film(tmp_path / "film.mp4")
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(call, fail)
+    with pytest.raises(InputError, match=r"the video cannot be (reached|read): Permission denied"):
+        frames(path, 4)
 
 
 def test_files_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def values(embeds: list[np.ndarray]) -> list[list[float]]:
 
 def test_all_tiles_of_a_call_are_encoded_together_and_equal_ones_once():
     encode = Encoder()
-    cache = Embeddings(encode, 1000)
+    cache = Embeddings(encode, (1, 1), 1000)
     assert values(cache([picture(1, 2, 1), picture(3), picture(2, 4)])) == [[1, 2, 1], [3], [2, 4]]
     assert encode.given == [4]
     assert values(cache([picture(4, 5)])) == [[4, 5]]
@@ -44,7 +45,7 @@ def test_all_tiles_of_a_call_are_encoded_together_and_equal_ones_once():
 
 def test_what_was_used_least_recently_goes_first():
     encode = Encoder()
-    cache = Embeddings(encode, 8)  # two tiles
+    cache = Embeddings(encode, (1, 1), 8)  # two tiles
     for value in (1, 2, 1, 3, 1, 2):
         assert values(cache([picture(value)])) == [[value]]
     assert encode.given == [1, 1, 1, 1], "1 stayed, 2 went for 3"
@@ -52,7 +53,7 @@ def test_what_was_used_least_recently_goes_first():
 
 def test_without_memory_nothing_is_kept():
     encode = Encoder()
-    cache = Embeddings(encode, 0)
+    cache = Embeddings(encode, (1, 1), 0)
     cache([picture(1)])
     cache([picture(1)])
     assert encode.given == [1, 1]
@@ -60,30 +61,68 @@ def test_without_memory_nothing_is_kept():
 
 def test_on_disk_for_others_with_the_same_model(tmp_path: Path):
     folder = tmp_path / "embeddings"
-    Embeddings(Encoder(), 0, folder, "a")([picture(1, 2)])
+    Embeddings(Encoder(), (1, 1), 0, folder, "a")([picture(1, 2)])
     assert len(list(folder.glob("*.npy"))) == len(list(folder.iterdir())) == 2
     same, other = Encoder(), Encoder()
-    assert values(Embeddings(same, 1000, folder, "a")([picture(2, 1)])) == [[2, 1]]
+    assert values(Embeddings(same, (1, 1), 1000, folder, "a")([picture(2, 1)])) == [[2, 1]]
     assert same.given == []
-    Embeddings(other, 1000, folder, "b")([picture(1)])
+    Embeddings(other, (1, 1), 1000, folder, "b")([picture(1)])
     assert other.given == [1]
 
 
-def test_a_damaged_file_is_written_anew(tmp_path: Path):
-    Embeddings(Encoder(), 0, tmp_path)([picture(1)])
+def saved(array: np.ndarray, save=np.save) -> bytes:
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+WHOLE = saved(np.ones((1, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"text",
+        b"PK\x03\x04",
+        WHOLE[:20],
+        WHOLE[:-1],
+        saved(np.ones((1, 1), np.float32), np.savez),
+        saved(np.ones((2, 1), np.float32)),
+        saved(np.ones((1, 1), np.float64)),
+        saved(np.array([[None]])),
+        WHOLE.replace(b"(1, 1), }             ", b"(1, 9999999999999999)}"),
+        WHOLE[:8] + b"\xff\xff" + b"[" * 70000,
+    ],
+)
+def test_a_damaged_file_is_written_anew(tmp_path: Path, data: bytes):
+    Embeddings(Encoder(), (1, 1), 0, tmp_path)([picture(1)])
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:20])
+    path.write_bytes(data)
     encode = Encoder()
-    assert values(Embeddings(encode, 0, tmp_path)([picture(1)])) == [[1]]
+    assert values(Embeddings(encode, (1, 1), 0, tmp_path)([picture(1)])) == [[1]]
     assert encode.given == [1]
-    assert np.load(path).shape == (1, 1)
+    assert path.read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize(("path", "said"), [("", "is empty"), ("a" * 300, "File name too long"), ("a\0b", "null byte")])
+def test_paths_that_lead_nowhere(path: str, said: str):
+    with pytest.raises(InputError, match=said):
+        Embeddings(Encoder(), (1, 1), 0, path)
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As for a user without permission; root has every one."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(InputError, match="no permission to read and write"):
+        Embeddings(Encoder(), (1, 1), 0, tmp_path)
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="file cannot be a folder for image embeddings"):
-        Embeddings(Encoder(), 0, tmp_path / "file")
-    cache = Embeddings(Encoder(), 0, tmp_path / "gone")
+        Embeddings(Encoder(), (1, 1), 0, tmp_path / "file")
+    cache = Embeddings(Encoder(), (1, 1), 0, tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     with pytest.raises(GenerationError, match="gone"):
         cache([picture(1)])

@@ -1,12 +1,17 @@
-"""Prompts as the decoder takes them, whatever their pictures, lengths and tables."""
+"""Prompts as the decoder takes them, whatever their images, lengths and tables."""
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_vlm.graphs.manifest import Embedding
-from onnx_vlm.runtime.inference.token_embeddings import merge, pad_right
+from onnx_vlm.runtime import BundleError
+from onnx_vlm.runtime.inference.token_embeddings import embed, load_table, merge, pad_right
 
 HIDDEN, VOCAB, TOKENS = 3, 11, 2  # of an embedding; of the table; of a tile
 
@@ -39,3 +44,47 @@ def test_rows_are_padded_behind(lengths: list[int]):
     for row, one in zip(padded, rows):
         assert np.array_equal(row[: len(one)], one)
         assert not row[len(one) :].any()
+
+
+def saved(array: object, save=np.save) -> bytes:
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+GOOD = saved(np.zeros((VOCAB, HIDDEN), np.float32))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"text",
+        b"PK\x03\x04 no zip",
+        saved(np.zeros((VOCAB, HIDDEN), np.float32), np.savez),
+        saved(np.float32(1)),
+        saved(np.zeros(HIDDEN, np.float32)),
+        saved(np.zeros((0, HIDDEN), np.float32)),
+        saved(np.zeros((VOCAB, HIDDEN), np.int64)),
+        saved(np.zeros((VOCAB, HIDDEN + 1), np.float32)),
+        saved(np.zeros((VOCAB - 1, HIDDEN), np.float32)),
+        saved(np.array([[None]])),
+        GOOD[:-4],
+        GOOD.replace(b"(11, 3)", b"(-1, 3)"),
+        GOOD.replace(b"(11, 3)", b"(9**9,)"),
+        GOOD.replace(b"(11, 3), }         ", b"(11, 99999999999999)}"),
+        GOOD[:8] + b"\xff\xff" + GOOD[10:],
+    ],
+)
+def test_a_file_that_holds_no_table_is_refused_by_name(tmp_path: Path, data: bytes):
+    path = tmp_path / "embed_tokens.npy"
+    path.write_bytes(GOOD)
+    assert load_table(path, HIDDEN, VOCAB).shape == (VOCAB, HIDDEN)
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"embed_tokens\.npy"):
+        load_table(path, HIDDEN, VOCAB)
+
+
+def test_ids_beyond_the_table_are_refused():
+    with pytest.raises(BundleError, match="the tokenizer has the id 11, the embedding table 11 rows"):
+        embed(np.zeros((VOCAB, HIDDEN), np.float32), np.array([0, VOCAB]), Embedding(1.0))

@@ -1,0 +1,80 @@
+"""RGB images as the tiles that a vision encoder takes: resized, cut and normalised. NumPy and Pillow only."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from ...graphs.manifest import Pixels, Resize, Tiles
+from .resize import resize
+
+
+def tiles(image: Image.Image, recipe: Resize | Tiles) -> np.ndarray:
+    """The tiles of an RGB image, (tiles, 3, height, width) of float32.
+
+    Raises:
+        InputError: if a side is too long to be resized.
+    """
+    resample = recipe.pixels.resample
+    shape = image.height, image.width
+    planes = [np.frombuffer(image.tobytes("raw", channel), np.uint8).reshape(shape) for channel in "RGB"]
+    if isinstance(recipe, Resize):
+        return normalise(resize(planes, recipe.height, recipe.width, resample)[None], recipe.pixels)
+    size = recipe.size
+    columns, rows = canvas(*image.size, size, recipe.max_tiles)
+    whole = resize(planes, rows * size, columns * size, resample).reshape(3, rows, size, columns, size)
+    thumbnail = resize(planes, size, size, resample)
+    parts = whole.transpose(1, 3, 0, 2, 4).reshape(-1, 3, size, size)
+    return normalise(np.concatenate([thumbnail[None], parts]), recipe.pixels)
+
+
+def normalise(levels: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Grey levels (tiles, 3, height, width) of uint8 as pixel values of float32."""
+    # One multiplication and one addition a value, from (level * rescale_factor - mean) / std.
+    std = np.asarray(pixels.std, np.float64)
+    factor = np.float32(pixels.rescale_factor / std)
+    offset = np.float32(-np.asarray(pixels.mean) / std)
+    values = levels * factor[:, None, None]
+    values += offset[:, None, None]
+    return values
+
+
+@lru_cache
+def _arrangements(max_tiles: int) -> dict[float, list[tuple[int, int]]]:
+    """Columns and rows of every canvas, by their ratio. The order decides between equals: most tiles first, then
+    fewest columns."""
+    by_ratio: dict[float, list[tuple[int, int]]] = {}
+    for count in range(max_tiles, 0, -1):
+        for columns in (number for number in range(1, count + 1) if count % number == 0):
+            by_ratio.setdefault(columns / (count // columns), []).append((columns, count // columns))
+    return by_ratio
+
+
+def canvas(width: int, height: int, size: int, max_tiles: int) -> tuple[int, int]:
+    """Columns and rows of the canvas for an image of `width` x `height` pixels in tiles of `size`.
+
+    If the image fits into a canvas unscaled, choose the canvas in which its shorter edge becomes longest; of equals the
+    last. If it fits into none, choose the closest ratio that is no wider than a wide image and wider than a tall one,
+    with the most tiles. Arithmetic and order are those of the image processor in transformers, so ties fall as there.
+    """
+    ratio = width / height
+    best, longest = None, 0.0
+    for columns, rows in (pair for pairs in _arrangements(max_tiles).values() for pair in pairs):
+        if columns * size < width or rows * size < height:
+            continue
+        factor = min(columns * size / width, rows * size / height)
+        if ratio > 1:
+            edge = math.floor(factor * width / ratio)
+        else:
+            edge = factor * height if ratio == 1 else math.floor(factor * height * ratio)
+        if best is None or edge >= longest:
+            best, longest = (columns, rows), edge
+    if best is not None:
+        return best
+    ratios = _arrangements(max_tiles)
+    if ratio >= 1:
+        return max(ratios[max(key for key in ratios if key <= ratio)], key=lambda pair: pair[0])
+    return max(ratios[min(key for key in ratios if key > ratio)], key=lambda pair: pair[1])
