@@ -16,7 +16,7 @@ from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.generation.strategy import filters
 from onnx_vlm.runtime.inputs import Request
 from onnx_vlm.runtime.options import settle
-from source import Source, ask, open_source
+from source import Answer, Source, ask, assert_same_tokens, open_source
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.generation.utils import GenerationMixin
 
@@ -29,10 +29,15 @@ class Processors(GenerationMixin):
 
     config = PreTrainedConfig()
 
-    def chain(self, options: dict[str, Any], ids: torch.Tensor) -> Any:
-        config = GenerationConfig(**({"top_k": 0} if "do_sample" in options else {}) | options)
+    def chain(self, options: dict[str, Any], prompt: list[int], ids: torch.Tensor) -> Any:
+        config = GenerationConfig(**{"top_k": 50, **options})
         config._eos_token_tensor = torch.tensor([1])
-        return self._get_logits_processor(config, ids.shape[1], model_kwargs={"attention_mask": torch.ones_like(ids)})
+        if (new_tokens := options.get("max_new_tokens")) is not None:
+            config.max_length = len(prompt) + new_tokens
+        return self._get_logits_processor(
+            config, len(prompt), torch.tensor([[token for token in prompt if token < VOCAB]]),
+            model_kwargs={"attention_mask": torch.ones_like(ids)},
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,17 @@ class Processors(GenerationMixin):
         {"repetition_penalty": 1.7},
         {"no_repeat_ngram_size": 1},
         {"no_repeat_ngram_size": 3},
+        {"encoder_repetition_penalty": 1.7},
+        {"encoder_repetition_penalty": 0.4, "repetition_penalty": 1.2},
+        {"bad_words_ids": [[4], [1], [7, 8], [3, 4, 5], list(range(60))]},
+        {"bad_words_ids": [[token, 9] for token in range(12)]},
+        {"suppress_tokens": [0, 3, 50]},
+        {"begin_suppress_tokens": [0, 3, 50]},
+        {"min_new_tokens": 12},
+        {"min_length": 20},
+        {"forced_eos_token_id": 1, "max_new_tokens": 10},
+        {"forced_eos_token_id": [1, 5], "max_new_tokens": 10, "suppress_tokens": [5]},
+        {"do_sample": True},
         {"do_sample": True, "temperature": 0.3},
         {"do_sample": True, "top_k": 5},
         {"do_sample": True, "top_p": 0.6},
@@ -55,13 +71,13 @@ def test_logits_are_filtered_as_by_transformers(options: dict[str, Any]):
     """On random logits and ids, among them an id beyond the vocabulary, as placeholders of pictures may be."""
     bundle = Generation((1,), 256, 4096, Sampling())
     random = np.random.default_rng(0)
-    chain = filters(settle(options, bundle), 1, [])
-    for _ in range(50):
+    chain = filters(settle(options, bundle), [1], [])
+    for _ in range(100):
         logits = random.normal(0, 4, VOCAB).astype(np.float32)
-        ids = random.integers(0, 12, random.integers(2, 40)).tolist()
+        ids = random.integers(0, 12, random.integers(5, 40)).tolist()
         prompt, answer = [VOCAB + 3, *ids[:5]], ids[5:]
         sequence = torch.tensor([[*prompt, *answer]])
-        theirs = Processors().chain(options, sequence)(sequence, torch.from_numpy(logits)[None])[0].numpy()
+        theirs = Processors().chain(options, prompt, sequence)(sequence, torch.from_numpy(logits)[None])[0].numpy()
         for change in chain:
             logits = change(prompt, answer, logits)
         assert (np.isinf(logits) == np.isinf(theirs)).all()
@@ -135,13 +151,47 @@ def test_beams_with_several_end_tokens(pair: tuple[VLM, Source, list[Request]]):
         object.__setattr__(vlm.manifest.generation, "eos_token_ids", usual)
 
 
-def test_greedy_with_penalties(pair: tuple[VLM, Source, list[Request]]):
+#: Options that change a greedy answer, given that answer and the length of its prompt.
+CHANGES: dict[str, Callable[[list[int], int], dict[str, Any]]] = {
+    "repetition_penalty": lambda ids, prompt: {"repetition_penalty": 50.0},
+    "encoder_repetition_penalty": lambda ids, prompt: {"encoder_repetition_penalty": 50.0},
+    "no_repeat_ngram_size": lambda ids, prompt: {"no_repeat_ngram_size": 1},
+    "suppress_tokens": lambda ids, prompt: {"suppress_tokens": [ids[0], ids[len(ids) // 2]]},
+    "begin_suppress_tokens": lambda ids, prompt: {"begin_suppress_tokens": [ids[0]]},
+    "bad_words_ids": lambda ids, prompt: {"bad_words_ids": [[ids[-1]], ids[:2], [ids[0], ids[-1]]]},
+    "min_new_tokens": lambda ids, prompt: {"min_new_tokens": len(ids) + 3},
+    "min_length": lambda ids, prompt: {"min_length": prompt + len(ids) + 3},
+    "forced_eos_token_id": lambda ids, prompt: {"forced_eos_token_id": ids[-1], "max_new_tokens": 2},
+}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", CHANGES)
+def test_greedy_with_options(pair: tuple[VLM, Source, list[Request]], name: str):
+    """Each changes some answer, and then as in transformers; so do its placeholders of images, which may be words."""
     vlm, source, requests = pair
-    for options in ({"repetition_penalty": 1.4}, {"no_repeat_ngram_size": 2}):
-        if "repetition_penalty" in options and not source.batches:
-            continue  # transformers counts the placeholders of pictures, which there are ids of words, as seen
-        for request, answer in zip(requests, together(vlm, requests, **options)):
-            assert [answer.token_ids] == theirs(source, request, **options)[0], (request.prompt, options)
+    changed = 0
+    for request in requests:
+        plain = vlm.generate(request.prompt, request.images, max_new_tokens=NEW_TOKENS)
+        options = {"max_new_tokens": NEW_TOKENS, **CHANGES[name](plain.token_ids, plain.prompt_tokens)}
+        answer = vlm.generate(request.prompt, request.images, **options)
+        inputs = source.inputs(request)
+        out = source.generate(inputs, return_dict_in_generate=True, output_scores=True, do_sample=False, **options)
+        ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        scores = torch.cat(out.scores).numpy()
+        possible = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min())
+        assert_same_tokens(answer.token_ids, Answer(ids, possible), f"{name}, {request.prompt!r}")
+        changed += answer.token_ids != plain.token_ids
+    assert changed, f"{name} changes no answer"
+
+
+@torch.inference_mode()
+def test_filters_count_the_ids_of_the_source(pair: tuple[VLM, Source, list[Request]]):
+    """Ids of placeholders count as the source model's processor has them."""
+    vlm, source, requests = pair
+    for request in requests:
+        prompt = vlm.pipeline.encode(Request(request.prompt, request.images, [], None)).prompt
+        assert prompt.counted.tolist() == source.inputs(request)["input_ids"][0].tolist()
 
 
 def test_stop_strings(pair: tuple[VLM, Source, list[Request]]):
@@ -157,6 +207,17 @@ def test_stop_strings(pair: tuple[VLM, Source, list[Request]]):
         assert answer.text == whole.text.partition(stop)[0].strip()
         stream = vlm.stream(requests[0].prompt, requests[0].images, max_new_tokens=NEW_TOKENS, stop=stop)
         assert "".join(stream) == answer.text
+
+
+@pytest.mark.parametrize("pair", ["kosmos2"], indirect=True)
+def test_a_tag_as_stop_string(pair: tuple[VLM, Source, list[Request]]):
+    """It stops where it does in transformers; the tags themselves are not shown."""
+    vlm, source, requests = pair
+    for stop in ("<object>", "</object>"):
+        (answer,) = together(vlm, requests[:1], stop=stop)
+        assert [answer.token_ids] == theirs(source, requests[0], stop_strings=[stop])[0]
+        assert answer.finish_reason == "stop"
+        assert "<" not in answer.text
 
 
 @torch.inference_mode()
