@@ -94,7 +94,7 @@ def export_model(
     template = _template(source, recipe)
     with place.written_aside(output, overwrite) as folder:
         with trace.fake_weights():
-            parts = chosen.build(source)
+            parts = family.build(chosen, source)
             chosen_target.prepare(parts)
             read = Weights(source, parts.model)
             if mask_weights is not None:

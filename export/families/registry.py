@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ...graphs import CheckpointError, GraphSpec, manifest
+from ...graphs import CheckpointError, GraphSpec, VLMError, manifest
 from ...graphs.errors import explain_import_error
 from ..checkpoint import generation_config
 from ..checkpoint.checkpoint import Checkpoint
@@ -115,6 +115,24 @@ def find(model_type: str | None) -> Family:
         return importlib.import_module(family) if isinstance(family, str) else family
     except ImportError as error:
         raise CheckpointError(explain_import_error(error, f"exporting model_type {model_type!r}")) from error
+
+
+def build(family: Family, checkpoint: Checkpoint) -> ModelParts:
+    """The parts of a checkpoint's model.
+
+    Raises:
+        CheckpointError: if transformers cannot build the model, as a value of its configuration is invalid.
+    """
+    try:
+        return family.build(checkpoint)
+    except VLMError:
+        raise
+    except Exception as error:  # whatever the model's code makes of values that it did not expect
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"transformers cannot build the model of {checkpoint.folder / 'config.json'}:"
+            f" {type(error).__name__}: {reason}; mend the value"
+        ) from error
 
 
 def generation(checkpoint: Checkpoint, recipe: Recipe) -> manifest.Generation:

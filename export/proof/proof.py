@@ -43,7 +43,7 @@ def expectations(
         `token_ids` (new tokens,) of a greedy answer, and the `logits` (new tokens, vocab) behind each.
     """
     with empty_parameters():
-        parts = chosen.build(checkpoint)
+        parts = family.build(chosen, checkpoint)
     model, weights = parts.model, Weights(checkpoint, parts.model)
     read_from_disk(model, {number: weights.sources.get(name) for number, name in weights.names.items()})
     for tower in parts.modules[contract.VISION_ENCODER].children():

@@ -120,6 +120,26 @@ def test_a_value_that_no_export_can_use_is_named(
 
 
 @pytest.mark.parametrize(
+    ("name", "keys", "value", "said"),
+    [
+        ("kosmos2", ("text_config", "activation_function"), "{0}elu", "KeyError: '{0}elu'"),
+        ("paligemma2", ("vision_config", "hidden_act"), "x", "KeyError: 'x'"),
+        ("paligemma2", ("text_config", "vocab_size"), 2**63 - 1, "RuntimeError"),
+        ("paligemma2", ("pad_token_id",), "x", "TypeError"),
+    ],
+)
+def test_a_value_that_transformers_cannot_use_is_told(
+    copied: Callable[[str], Path], name: str, keys: tuple[str, ...], value: Any, said: str
+):
+    checkpoint = copied(name)
+    edit(checkpoint / "config.json", *keys, value=value)
+    sentence = refused(checkpoint)
+    assert "config.json" in sentence
+    assert said in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
     "value", [None, [], {"a": "../other/model.safetensors"}, {"a": "/etc/model.safetensors"}, {"a": "x\\y"}, {"a": 5}]
 )
 def test_an_index_that_leads_out_of_the_checkpoint_is_refused(copied: Callable[[str], Path], value: Any):
