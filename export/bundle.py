@@ -12,16 +12,18 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from ..graphs import CheckpointError, ExportError, VLMError, contract, manifest, strict_json
+from ..graphs import CheckpointError, VLMError, contract, manifest, strict_json
 from ..graphs.transforms import activation_memory as memory
 from ..graphs.transforms import weights
+from ..runtime import stored_proof
 from ..runtime.text import chat_template
 from ..runtime.text.prompt import Prompts
+from . import estimate, system_errors, targets
 from . import output_folder as place
 from . import precisions as lower
-from . import system_errors, targets
 from .checkpoint import hub
 from .checkpoint.checkpoint import Checkpoint, Weights
+from .estimate import Estimate
 from .families import mask_decoder as masks
 from .families import registry as family
 from .tracing import trace
@@ -47,7 +49,8 @@ def export_model(
     mask_decoder: str | Path | None = None,
     overwrite: bool = False,
     prove: bool = True,
-    announce: Callable[[lower.Estimate], None] | None = None,
+    accept_loss: bool = False,
+    announce: Callable[[Estimate], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Export a checkpoint to a bundle.
@@ -66,8 +69,9 @@ def export_model(
         mask_decoder: the published weights of the VQ-VAE whose codes the model writes for `segment` prompts,
             `vae-oid.npz`; the bundle makes masks of the codes with it.
         overwrite: replace `output` if it is a bundle already.
-        prove: run the source model on a small picture, a layer at a time, hold every stage of the bundle to what it
-            gives, and store that in the bundle for `verify`.
+        prove: run the source model on small images, a layer at a time, compare every stage of the bundle with what it
+            computes with the same rounded weights, and store that in the bundle for `verify`.
+        accept_loss: keep a bundle whose rounded weights change the source model's answers more than is allowed.
         announce: told what the export will take before anything is written.
         progress: called with a step's name, the bytes done and the bytes in all.
 
@@ -77,7 +81,7 @@ def export_model(
     Raises:
         CheckpointError: if `checkpoint` is none, is of an unsupported type or has weights that do not fit its config.
         ExportError: if `output` exists and may not be replaced, a precision or target is unknown, there is too little
-            disk, or the bundle does not do what the source model does.
+            disk, or the bundle does not do what the source model does, or loses too much.
     """
     warn_of_untested()
     tell = progress or (lambda *_: None)
@@ -100,10 +104,10 @@ def export_model(
             if mask_weights is not None:
                 parts = mask_weights.added_to(parts)
                 precisions[contract.MASK_DECODER] = "fp32"
-            estimate = lower.estimate(_weights_of(parts), precisions, block_size, prove)
+            expected = estimate.estimate(_weights_of(parts), precisions, block_size, prove)
             if announce is not None:
-                announce(estimate)
-            place.check_room(output.parent, estimate.disk)
+                announce(expected)
+            place.check_room(output.parent, expected.disk)
             graphs = {}
             with chosen_target.tracing(parts):
                 for name, spec in parts.graphs.items():
@@ -123,10 +127,10 @@ def export_model(
             (folder / contract.CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         if "fp16" in precisions.values():
             tell("find values too large for float16", 0, 0)
-            made = _narrow(folder, made, recipe.example)
+            made = _narrow(folder, made, recipe.examples)
         if prove:
             tell("prove", 0, 0)
-            made = _prove(folder, made, source, chosen, recipe.example, mask_weights)
+            made = _prove(folder, made, source, chosen, recipe.examples, mask_weights, accept_loss)
         tell("seal", 0, 0)
         dataclasses.replace(made, files=_files(folder)).save(folder)
         _read_back(folder)
@@ -173,14 +177,14 @@ def _write(folder: Path, graphs: dict[str, ir.Model], table: weights.Streamed, t
     weights.write(unwritten, count)
 
 
-def _narrow(folder: Path, made: manifest.Manifest, prompt: str) -> manifest.Manifest:
+def _narrow(folder: Path, made: manifest.Manifest, prompts: tuple[str, ...]) -> manifest.Manifest:
     """Make graphs of float16 weights compute in float16; the manifest of what they are then."""
     from .proof import float16_ranges as ranges
     from .proof import proof  # they run the bundle, which not every export does
 
     dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
     halves = [name for name in contract.GRAPHS if made.precision[name] == "fp16"]
-    kept = ranges.narrow(folder, halves, prompt, proof.picture())
+    kept = ranges.narrow(folder, halves, prompts, proof.images()[0])
     graphs = dict(made.graphs)
     if contract.DECODER in halves:
         graphs[contract.DECODER] = graphs[contract.DECODER].with_cache_dtype("float16")
@@ -192,28 +196,22 @@ def _prove(
     made: manifest.Manifest,
     source: Checkpoint,
     chosen: family.Family,
-    prompt: str,
+    prompts: tuple[str, ...],
     mask_weights: masks.MaskWeights | None,
+    accept_loss: bool,
 ) -> manifest.Manifest:
-    """Hold the bundle to the source model and put the proof into it."""
-    from .proof import proof
+    """Compare the bundle with the source model and put the proof into it."""
+    from .proof import proof, verdict
 
     dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
-    picture = proof.picture()
-    expected = proof.expectations(source, chosen, picture, prompt, made.generation.eos_token_ids)
+    evidence, weights_check = proof.gather(source, chosen, prompts, made.generation.eos_token_ids, folder)
     if mask_weights is not None:
-        expected |= mask_weights.expectations()
-    failed = proof.failures(folder, prompt, picture, expected)
-    if failed:
-        raise ExportError(
-            f"the bundle does not do what {source.name} does, so it is not kept:\n"
-            + "\n".join(
-                f"  {check.name}: error {check.error:.2g}, {check.tolerance} allowed {check.note}" for check in failed
-            )
-            + "\nchoose a --precision of more bits, or keep the bundle as it is with --no-prove"
-        )
-    proof.write(folder, picture, expected)
-    return dataclasses.replace(made, proof=manifest.Proof(prompt))
+        evidence.cases[0].expected.update(mask_weights.expectations())
+    verdict.judge(folder, evidence, weights_check, made.precision, source.name, accept_loss)
+    stored_proof.write(folder, evidence.cases)
+    return dataclasses.replace(
+        made, proof=manifest.Proof(prompts=tuple(case.prompt for case in evidence.cases), loss=evidence.loss)
+    )
 
 
 def _template(source: Checkpoint, recipe: family.Recipe) -> str | None:
@@ -223,7 +221,7 @@ def _template(source: Checkpoint, recipe: family.Recipe) -> str | None:
     text = source.chat_template() or ""
     try:
         template = chat_template.Template(text, recipe.prompt.special_tokens)
-        written = template.render(chat_template.conversation(recipe.example, images=1, videos=0))
+        written = template.render(chat_template.conversation(recipe.examples[0], images=1, videos=0))
     except VLMError as error:
         raise CheckpointError(f"{source.folder}: {error}") from None
     if (count := written.count(recipe.prompt.image)) != 1:

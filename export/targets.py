@@ -10,8 +10,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from ..graphs import ExportError, contract, manifest
+from ..graphs.precision import PRECISIONS
 from ..graphs.shape_profile import Extent, Profile
-from . import precisions
 from .families.registry import ModelParts, Recipe
 from .tracing import fused_attention, portable_attention
 from .tracing.fused_attention import CachedAttention
@@ -120,7 +120,7 @@ ONNXRUNTIME = Target(
     name="onnxruntime",
     opset=23,
     domains=("", "com.microsoft"),
-    precisions=precisions.PRECISIONS,
+    precisions=tuple(PRECISIONS),
     attention=fused_attention.NAME,
     cached=CachedAttention,
     cache="in_place",
@@ -132,7 +132,7 @@ PORTABLE = Target(
     name="portable",
     opset=portable_attention.OPSET,
     domains=("",),
-    precisions=tuple(precisions.FLOATS),
+    precisions=tuple(row.name for row in PRECISIONS.values() if row.dtype),
     attention=portable_attention.NAME,
     cached=WrittenCache,
     cache="copied",

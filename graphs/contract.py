@@ -36,6 +36,12 @@ PAST = "past_key_values."  #: how the name of each cache input starts
 PRESENT = "present."  #: how the name of each cache output starts
 PARTS = ("key", "value")
 
+
+def proof_image(index: int) -> str:
+    """The file of the image of a case of the proof."""
+    return PROOF_PICTURE if index == 0 else PROOF_PICTURE.replace(".png", f"_{index}.png")
+
+
 #: Names of the axes whose size differs from call to call. The axis of masks is `MASKS`, as their tensor is.
 TILES = "tiles"
 BATCH = "batch"

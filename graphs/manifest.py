@@ -162,10 +162,39 @@ class PatchTokens:
 
 
 @dataclass(frozen=True)
-class Proof:
-    """The picture and arrays under proof/ are of this prompt."""
+class Loss:
+    """How far the source model with the bundle's rounded weights is from the source model as it is, on the proof.
 
-    prompt: str
+    Attributes:
+        logits: the norm of the difference of the logits by that of the source's, each row less its mean.
+        equal_tokens, tokens: how many of the tokens of the source's answers it chooses too, and how many there are.
+        perplexity, source_perplexity: of the source's answers, for the rounded model and for the source itself.
+    """
+
+    logits: float
+    equal_tokens: int
+    tokens: int
+    perplexity: float
+    source_perplexity: float
+
+    def __str__(self) -> str:
+        return (
+            f"logits {self.logits:.2g} from the source's, {self.equal_tokens} of {self.tokens} tokens equal,"
+            f" perplexity of the source's answers {self.perplexity:.4g} (source {self.source_perplexity:.4g})"
+        )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The images and arrays under proof/, one set for each of `prompts`, are of the source model run with the weights
+    that the bundle has, rounded as they are; `loss` says what rounding them costs, None where it changes none.
+
+    Older bundles have one `prompt`, and arrays of the source model as it is.
+    """
+
+    prompt: str = ""
+    prompts: tuple[str, ...] = ()
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,14 +15,14 @@ from PIL import Image
 
 from ..graphs import BundleError, contract, manifest
 from ..graphs.manifest import Manifest
+from ..graphs.precision import PRECISIONS
+from . import stored_proof
 from .images.tiles import tiles
 from .model import VLM
 from .providers.load_options import LoadOptions
+from .stored_proof import Case, Evidence
 from .text.prompt import Encoded, Prompts
 
-#: The largest relative error of a stage, by its precision. In float32 sums in another order make some 1e-6, a wrong
-#: mask, position or scale more than 1e-2; the others are what rounding of weights (and, but for bf16, of inputs) makes.
-TOLERANCES = {"fp32": 1e-4, "bf16": 0.01, "fp16": 0.01, "int8": 0.05, "int4": 0.35}
 #: Of pixels: where torchvision is missing transformers resizes with Pillow, which rounds some levels otherwise.
 PIXELS = 1e-3
 
@@ -34,9 +34,9 @@ class Check:
     Attributes:
         name: a stage, or a file.
         precision: of the graph that was run, "" where none was.
-        error: of a stage the norm of the difference by the norm of what was expected, for logits less their mean and by
-            that of a typical token; of tokens how far the first other one lies below the expected one, as a share of
-            the largest logit.
+        error: of a stage the norm of the difference by the norm of what was expected, of all cases together, for logits
+            less their mean; of tokens how far the worst other one lies below the expected one, as a share of the
+            largest logit.
         tolerance: the largest error that passes.
         note: what a reader should know besides.
     """
@@ -72,9 +72,11 @@ class Stages(Protocol):
     def masks(self, codes: np.ndarray) -> np.ndarray:
         """Codes (masks, codes) to masks (masks, height, width), where the bundle has a decoder of masks."""
 
-    def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """The logits (tokens, vocab) after a prompt with these image embeddings and after each of `tokens` (tokens,),
-        fed one by one, but the last."""
+    def answers(
+        self, prompts: Sequence[Encoded], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """For each prompt with its image embeddings the logits (tokens, vocab) after it and after each of its `tokens`
+        (tokens,), fed one by one, but the last."""
 
 
 class Loaded:
@@ -84,7 +86,12 @@ class Loaded:
         self.manifest, self.prompts, self._engine = vlm.manifest, vlm.pipeline.prompts, vlm.pipeline.engine
         self.encode, self.project, self.masks = self._engine.encode, self._engine.project, self._engine.masks
 
-    def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def answers(
+        self, prompts: Sequence[Encoded], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        return [self._answer(*case) for case in zip(prompts, embeds, tokens)]
+
+    def _answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         first, run = self._engine.start([self._engine.merge(prompt, [embeds])], len(tokens))
         later = (np.asarray(run.step(np.zeros(1, np.int64), tokens[i : i + 1])) for i in range(len(tokens) - 1))
         return np.concatenate([np.asarray(first), *later])
@@ -93,7 +100,7 @@ class Loaded:
 def verify(
     bundle: str | os.PathLike[str],
     options: LoadOptions | None = None,
-    expected: tuple[str, Image.Image, Mapping[str, np.ndarray]] | None = None,
+    expected: Evidence | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Check]:
     """Compare a bundle's files with their checksums and its stages with what the source model gave.
@@ -103,7 +110,7 @@ def verify(
     Args:
         bundle: the folder that an export wrote.
         options: where its graphs are to run; `LoadOptions()` if None.
-        expected: prompt, picture and the source's arrays; if None those of the bundle's proof.
+        expected: what the source model made of prompts and images; if None the bundle's proof.
         progress: called with the name of each step.
 
     Raises:
@@ -118,11 +125,11 @@ def verify(
     checks = list(_files(found, folder, tell))
     if not all(check.passed for check in checks):
         return checks
-    prompt, picture, arrays = expected or bundle_proof(found, folder)
+    evidence = expected or stored_proof.read(found, folder)
     tell("load")
     vlm = VLM(folder, options)
     checks.append(Check("provider", "", 0.0, 0.0, "; ".join((vlm.provider, *vlm.passed_over))))
-    for check in compare(Loaded(vlm), prompt, picture, arrays):
+    for check in compare(Loaded(vlm), evidence):
         tell(check.name)
         checks.append(check)
     return checks
@@ -142,15 +149,6 @@ def _files(found: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterat
         yield Check(name, "", 1.0, 0.0, "sha256 is not that of the manifest; export the bundle again")
 
 
-def bundle_proof(found: Manifest, folder: Path) -> tuple[str, Image.Image, dict[str, np.ndarray]]:
-    """Prompt, picture and the source model's arrays that a bundle carries; a BundleError if they do not load."""
-    try:
-        with np.load(folder / contract.PROOF_ARRAYS) as arrays, Image.open(folder / contract.PROOF_PICTURE) as picture:
-            return found.proof.prompt, picture.copy(), dict(arrays)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"the proof in {folder} does not load: {error}; export the bundle again") from None
-
-
 def encode(stages: Stages, prompt: str, picture: Image.Image) -> Encoded:
     """Prompt and picture of a proof, which is cut into few tiles."""
     recipe = stages.manifest.image
@@ -159,49 +157,79 @@ def encode(stages: Stages, prompt: str, picture: Image.Image) -> Encoded:
     return stages.prompts.encode(prompt, [tiles(picture, recipe)], [])
 
 
-def compare(stages: Stages, prompt: str, picture: Image.Image, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
-    """One check a stage, of a prompt and picture and what the source model made of them."""
-    encoded, ids = encode(stages, prompt, picture), expected[contract.INPUT_IDS]
-    # Image embeddings take the place of whatever ids a processor puts there.
-    same = len(encoded.ids) == len(ids) and np.array_equal(encoded.ids[~encoded.places], ids[~encoded.places])
-    yield Check(contract.INPUT_IDS, "", float(not same), 0.0, f"{len(ids)} ids" if same else f"{encoded.ids} not {ids}")
-    for name, part, compute in (
-        (contract.PIXEL_VALUES, "", lambda: np.concatenate(encoded.tiles)),
-        (contract.VISION_FEATURES, contract.VISION_ENCODER, lambda: stages.encode(expected[contract.PIXEL_VALUES])),
-        (contract.IMAGE_EMBEDS, contract.PROJECTOR, lambda: stages.project(expected[contract.VISION_FEATURES])),
-    ):
-        error = _error(compute(), expected[name])
-        chosen = stages.manifest.precision.get(part, "")
-        yield Check(name, chosen, error, TOLERANCES.get(chosen, PIXELS))
-    if contract.MASKS in expected:
-        error = _error(stages.masks(expected[contract.MASK_CODES]), expected[contract.MASKS])
-        chosen = stages.manifest.precision[contract.MASK_DECODER]
-        yield Check(contract.MASKS, chosen, error, TOLERANCES[chosen])
-    if same:
-        yield from _answer(stages, encoded, expected)
+def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
+    """One check a stage, of all cases of the evidence together."""
+    cases = evidence.cases
+    encoded = [encode(stages, case.prompt, case.image) for case in cases]
+    wrong = next((index for index, case in enumerate(cases) if not _same_ids(encoded[index], case)), None)
+    note = f"{' and '.join(str(len(one.ids)) for one in encoded)} ids"
+    if wrong is not None:
+        note = f"{encoded[wrong].ids} not {cases[wrong].expected[contract.INPUT_IDS]}"
+    yield Check(contract.INPUT_IDS, "", float(wrong is not None), 0.0, note)
+
+    def expected(name: str) -> np.ndarray:
+        return np.concatenate([case.expected[name] for case in cases])
+
+    def allowed(graph: str, loss: float = 0.0) -> tuple[str, float]:
+        row = PRECISIONS[stages.manifest.precision[graph]]
+        return row.name, row.logits_tolerance(loss) if evidence.rounded else row.loss_refused
+
+    pixels = np.concatenate([tile for one in encoded for tile in one.tiles])
+    yield Check(contract.PIXEL_VALUES, "", _error(pixels, expected(contract.PIXEL_VALUES)), PIXELS)
+    features = stages.encode(expected(contract.PIXEL_VALUES))
+    error = _error(features, expected(contract.VISION_FEATURES))
+    precision, tolerance = allowed(contract.VISION_ENCODER)
+    yield Check(contract.VISION_FEATURES, precision, error, tolerance)
+    embeds = stages.project(expected(contract.VISION_FEATURES))
+    precision, tolerance = allowed(contract.PROJECTOR)
+    yield Check(contract.IMAGE_EMBEDS, precision, _error(embeds, expected(contract.IMAGE_EMBEDS)), tolerance)
+    if contract.MASKS in cases[0].expected and contract.MASK_DECODER in stages.manifest.graphs:
+        masks = stages.masks(cases[0].expected[contract.MASK_CODES])
+        precision, tolerance = allowed(contract.MASK_DECODER)
+        yield Check(contract.MASKS, precision, _error(masks, cases[0].expected[contract.MASKS]), tolerance)
+    if wrong is None:
+        yield from _answers(
+            stages, encoded, cases, *allowed(contract.DECODER, evidence.loss.logits if evidence.loss else 0.0)
+        )
 
 
-def _answer(stages: Stages, encoded: Encoded, expected: Mapping[str, np.ndarray]) -> Iterator[Check]:
-    """The logits of prefill and steps, which are fed the expected tokens, and the tokens that they choose."""
-    precision = stages.manifest.precision[contract.DECODER]
-    tolerance = TOLERANCES[precision]
-    tokens, wanted = expected[contract.TOKEN_IDS], expected[contract.LOGITS]
-    logits = stages.answer(encoded, expected[contract.IMAGE_EMBEDS], tokens)
-    centred, wanted = (values - values.mean(-1, keepdims=True) for values in (logits, wanted))
+def _same_ids(encoded: Encoded, case: Case) -> bool:
+    """Image embeddings take the place of whatever ids a processor puts there."""
+    ids, embeds = case.expected[contract.INPUT_IDS], case.expected[contract.IMAGE_EMBEDS]
+    if len(encoded.ids) != len(ids) or encoded.places.sum() != np.prod(embeds.shape[:2]):
+        return False
+    return np.array_equal(encoded.ids[~encoded.places], ids[~encoded.places])
+
+
+def _answers(
+    stages: Stages, encoded: Sequence[Encoded], cases: Sequence[Case], precision: str, tolerance: float
+) -> Iterator[Check]:
+    """The logits of prefills and steps, which are fed the source's tokens, and the tokens that they choose."""
+    embeds = [case.expected[contract.IMAGE_EMBEDS] for case in cases]
+    tokens = [case.expected[contract.TOKEN_IDS] for case in cases]
+    ours = _centred(stages.answers(encoded, embeds, tokens))
+    wanted = _centred([case.expected[contract.LOGITS] for case in cases])
     typical = float(np.linalg.norm(wanted)) / len(wanted) ** 0.5  # of one row: those of an unsure model are small
-    yield Check("prefill logits", precision, _error(centred[:1], wanted[:1], typical), tolerance)
-    if len(tokens) > 1:
-        error = _error(centred[1:], wanted[1:], typical * (len(tokens) - 1) ** 0.5)
-        yield Check("step logits", precision, error, tolerance, f"{len(tokens) - 1} steps")
-    chosen = centred.argmax(-1)
-    if (chosen == tokens).all():
-        yield Check("tokens", precision, 0.0, tolerance, f"{len(tokens)} of {len(tokens)} equal")
-        return
-    place = int((chosen != tokens).argmax())
-    margin = abs(wanted[place, tokens[place]] - wanted[place, chosen[place]])
-    share = float(margin / np.abs(wanted[place]).max())
-    note = f"token {place + 1} of {len(tokens)}: {chosen[place]} instead of {tokens[place]}, margin {margin:.3g}"
-    yield Check("tokens", precision, share, tolerance, note)
+    rows = np.arange(len(wanted))
+    prefills = np.cumsum([0, *map(len, tokens)])[:-1]
+    for name, some in (("prefill logits", prefills), ("step logits", np.delete(rows, prefills))):
+        if len(some):
+            error = _error(ours[some], wanted[some], typical * len(some) ** 0.5)
+            yield Check(name, precision, error, tolerance, f"{len(some)} {name.split()[0]}s")
+    chosen, best = ours.argmax(-1), wanted.argmax(-1)
+    margins = wanted[rows, best] - wanted[rows, chosen]
+    shares = margins / np.maximum(np.abs(wanted).max(-1), np.finfo(np.float32).tiny)
+    worst, other = int(shares.argmax()), int((chosen != best).sum())
+    note = f"{len(best) - other} of {len(best)} equal"
+    if other:
+        note += f"; token {worst + 1}: {chosen[worst]} instead of {best[worst]}, margin {margins[worst]:.3g}"
+    yield Check("tokens", precision, float(shares[worst]), tolerance, note)
+
+
+def _centred(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The logits (tokens, vocab) of all cases, each row less its mean."""
+    rows = np.concatenate(logits)
+    return rows - rows.mean(-1, keepdims=True)
 
 
 def _error(ours: np.ndarray, expected: np.ndarray, scale: float | None = None) -> float:

@@ -73,7 +73,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     parsed = parse(LlavaConfig, checkpoint.config)
     checkpoint.expect_token("<image>", parsed.image_token_id)
     return Recipe(
-        example="What is it?",
+        examples=("What is it?", "What colour is it?"),
         image=image_processor.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
         prompt=manifest.Plain(
             kind="plain",

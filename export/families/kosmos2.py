@@ -146,7 +146,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
             f"{contract.TOKENIZER} has no {IMAGE}; save it with Kosmos2Processor, which adds its tags"
         )
     return Recipe(
-        example="<grounding> An image of",
+        examples=("<grounding> An image of", "<grounding> Describe this image in detail:"),
         image=_resize(checkpoint),
         prompt=manifest.Plain(
             kind="plain",

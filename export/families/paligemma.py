@@ -92,7 +92,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
         )
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
     return Recipe(
-        example="caption en",
+        examples=("caption en", "detect red circle"),
         image=image,
         prompt=manifest.Plain(
             kind="plain",

@@ -176,7 +176,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
     checkpoint.expect_token(VIDEO_TOKEN, parsed.video_token_id)
     return Recipe(
-        example="Describe the picture.",
+        examples=("Describe the picture.", "How many circles are there?"),
         image=manifest.Tiles("tiles", side, images.integer("max_num_tiles", DEFAULT_TILES), image.pixels)
         if tiled
         else image,

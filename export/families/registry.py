@@ -55,11 +55,11 @@ class Recipe:
     """The parts of a manifest that a family decides.
 
     Attributes:
-        example: a prompt for one image, with which the bundle is compared to the source model.
+        examples: prompts for one image, with which the bundle is compared to the source model.
         eos_token_id: ends an answer where generation_config.json names no token that does.
     """
 
-    example: str
+    examples: tuple[str, ...]
     image: manifest.Resize | manifest.Tiles
     prompt: manifest.Plain | manifest.Chat
     embedding: manifest.Embedding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +46,15 @@ class OnDisk:
         (values,) = self.run(contract.MASK_DECODER, [{contract.MASK_CODES: codes}])
         return values[contract.MASKS]
 
-    def answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        values = self.run(contract.DECODER, self.calls(prompt, embeds, tokens))
-        return np.concatenate([one[contract.LOGITS][:, 0] for one in values])
+    def answers(
+        self, prompts: Sequence[Encoded], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        calls = [call for case in zip(prompts, embeds, tokens) for call in self.calls(*case)]
+        logits = np.concatenate([values[contract.LOGITS][:, 0] for values in self.run(contract.DECODER, calls)])
+        return np.split(logits, np.cumsum([len(ids) for ids in tokens])[:-1])
 
     def calls(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> list[Values]:
-        """Inputs of the decoder: for a prompt, then for each of `tokens` but the last; its KV buffers empty in all."""
+        """Inputs of the decoder: for a prompt, with empty KV buffers, then for each of `tokens` but the last."""
         recipe = self.manifest.embedding
         row = merge.merge(self._table, prompt.ids, prompt.places, [embeds], recipe)
         fed = [row, *(merge.embed(self._table, token, recipe)[None] for token in tokens[:-1])]
@@ -66,15 +69,16 @@ class OnDisk:
                 contract.SEQUENCE_LENGTHS: np.array([len(row) + index - 1], np.int32),
                 contract.TOTAL_SEQUENCE_LENGTH: np.array(len(row) + index, np.int32),
                 contract.LOGITS_INDICES: np.array([[len(some) - 1]]),
-                **buffers,
+                **({} if index else buffers),
             }
             for index, some in enumerate(fed)
         ]
 
     def run(self, graph: str, calls: list[Values], probe: Probe | None = None) -> list[Values]:
-        """What a graph and its parts give for the inputs of several calls; a decoder goes on where the last call ended.
+        """The values that a graph computes for the inputs of several calls.
 
-        A part makes all calls before the next part is loaded. `probe` may add outputs to each part.
+        A decoder goes on where the call before ended, unless a call has KV buffers of its own. A part of the graph
+        makes all calls before the next part is loaded. `probe` may add outputs to each part.
         """
         past = {present.name: past.name for past, present in self.manifest.graphs[graph].cache_pairs()}
         known = [dict(call) for call in calls]
@@ -85,7 +89,7 @@ class OnDisk:
             inputs, outputs = _names(session.get_inputs()), _names(session.get_outputs())
             buffers: Values = {}
             for values in known:
-                at_hand = values | buffers
+                at_hand = buffers | values
                 given = dict(zip(outputs, session.run(outputs, {name: at_hand[name] for name in inputs})))
                 buffers = {past[name]: given.pop(name) for name in outputs if name in past}
                 values.update(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,14 @@ LIMIT = precision.LARGEST / 4
 LOGITS = 64  #: positions of a prompt whose logits are looked at, at most; a row of logits takes a megabyte
 
 
-def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> dict[str, tuple[str, ...]]:
+def narrow(folder: Path, names: list[str], prompts: Sequence[str], image: Image.Image) -> dict[str, tuple[str, ...]]:
     """Make the named graphs of a bundle, whose weights are float16, compute in it; returns the nodes kept in float32.
 
-    The ranges are those of `image`, of its mirror image and of noise, with `prompt`.
+    The ranges are those of `image`, of its mirror image and of noise, with the prompts in turn.
     """
     noise = np.random.default_rng(0).integers(0, 256, (*image.size[::-1], 3), np.uint8)
-    pictures = [image, Image.fromarray(np.asarray(image)[:, ::-1]), Image.fromarray(noise)]
-    largest = _largest(OnDisk(folder), prompt, pictures)
+    images = [image, Image.fromarray(np.asarray(image)[:, ::-1]), Image.fromarray(noise)]
+    largest = _largest(OnDisk(folder), prompts, images)
     kept = {}
     for name in names:
         path = folder / f"{name}.onnx"
@@ -38,9 +39,9 @@ def narrow(folder: Path, names: list[str], prompt: str, image: Image.Image) -> d
     return kept
 
 
-def _largest(bundle: OnDisk, prompt: str, pictures: list[Image.Image]) -> dict[str, dict[str, float]]:
+def _largest(bundle: OnDisk, prompts: Sequence[str], images: list[Image.Image]) -> dict[str, dict[str, float]]:
     """The largest magnitude of each value of each graph."""
-    prompts = [encode(bundle, prompt, picture) for picture in pictures]
+    encoded = [encode(bundle, prompts[index % len(prompts)], image) for index, image in enumerate(images)]
     largest = {}
 
     def run(graph: str, calls: list[Values]) -> list[Values]:
@@ -50,11 +51,10 @@ def _largest(bundle: OnDisk, prompt: str, pictures: list[Image.Image]) -> dict[s
         largest[graph] = inputs | {value: max(float(one[name]) for one in given) for value, name in names.items()}
         return given
 
-    seen = run(contract.VISION_ENCODER, [{contract.PIXEL_VALUES: np.concatenate(one.tiles)} for one in prompts])
+    seen = run(contract.VISION_ENCODER, [{contract.PIXEL_VALUES: np.concatenate(one.tiles)} for one in encoded])
     seen = run(contract.PROJECTOR, [{contract.VISION_FEATURES: one[contract.VISION_FEATURES]} for one in seen])
-    # A prefill of its own for each prompt: none reads what the one before left in the KV buffers.
     calls = [
-        bundle.calls(one, made[contract.IMAGE_EMBEDS], np.zeros(1, np.int64))[0] for one, made in zip(prompts, seen)
+        bundle.calls(one, made[contract.IMAGE_EMBEDS], np.zeros(1, np.int64))[0] for one, made in zip(encoded, seen)
     ]
     for call in calls:
         length = call[contract.INPUTS_EMBEDS].shape[1]

@@ -33,11 +33,14 @@ def empty_parameters() -> Iterator[None]:
         yield
 
 
-def read_from_disk(model: PreTrainedModel, weights: Mapping[int, Source]) -> None:
+def read_from_disk(
+    model: PreTrainedModel, weights: Mapping[int, Source], tables: Mapping[int, Source] | None = None
+) -> None:
     """Make a model of `empty_parameters()` work: products and look-ups read their weights, in float32, as they go.
 
     Args:
         weights: the values of each parameter, by its `id`.
+        tables: other values of those that rows are looked up in: a weight may be stored once for each use.
     """
     model.set_attn_implementation(ATTENTION)
     # PyTorch's own attention takes the weight of its output without calling it.
@@ -45,6 +48,8 @@ def read_from_disk(model: PreTrainedModel, weights: Mapping[int, Source]) -> Non
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             source = weights[id(parameter)]
+            if tables is not None and isinstance(module, torch.nn.Embedding):
+                source = tables.get(id(parameter), source)
             kind = next((ours for theirs, ours in STREAMED.items() if isinstance(module, theirs)), None)
             if name == "weight" and kind is not None and module not in uncalled and parameter.numel() > KEPT:
                 theirs = type(module)

@@ -86,6 +86,15 @@ def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarra
     return packed.reshape(columns, blocks, -1), scales.reshape(columns, blocks)
 
 
+def dequantized(packed: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """The weights (out, blocks * block_size) of float32 that `quantized` stored; the last block's padding included."""
+    values = np.stack([packed & 15, packed >> 4], -1).reshape(*scales.shape, -1) if bits == 4 else packed
+    numbers = values.astype(np.float32)
+    numbers -= 1 << (bits - 1)
+    numbers *= scales[..., None]
+    return numbers.reshape(len(scales), -1)
+
+
 def _best(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Whole numbers (blocks, size) and scales (blocks,) of the least squared error among several scales a block.
 

@@ -48,6 +48,9 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
     prove: Annotated[bool, typer.Option(help="Compare every stage with the source model, and keep the proof.")] = True,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Keep a bundle that loses more than its precision may.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to a bundle. Needs the extra `export` (torch, transformers)."""
     from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -68,6 +71,7 @@ def export(
             mask_decoder=mask_decoder,
             overwrite=overwrite,
             prove=prove,
+            accept_loss=accept_loss,
             progress=lambda step, done, total: bar.update(task, description=step, completed=done, total=total or None),
             announce=lambda estimate: messages.print(str(estimate), style="dim", markup=False, soft_wrap=True),
         )

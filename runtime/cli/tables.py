@@ -154,7 +154,10 @@ def _behaviour(manifest: Manifest) -> Table:
         drawn = contract.MASK_DECODER in manifest.graphs
         table.add_row("masks", "codes and pixels" if drawn else "codes alone; export with --mask-decoder for pixels")
     if manifest.proof is not None:
-        table.add_row("proof", f"an image and {manifest.proof.prompt!r}")
+        prompts = manifest.proof.prompts or (manifest.proof.prompt,)
+        table.add_row("proof", f"{len(prompts)} images with {', '.join(repr(one) for one in dict.fromkeys(prompts))}")
+        if manifest.proof.loss is not None:
+            table.add_row("loss", str(manifest.proof.loss))
     wide = [f"{len(nodes)} nodes of {name}" for name, nodes in manifest.float32_nodes.items() if nodes]
     if wide:
         table.add_row("kept in float32", ", ".join(wide))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ...graphs import InputError
+from ...graphs import InputError, manifest
 from . import flags
 from .console import messages, print_json
 from .export import import_export
@@ -37,19 +38,25 @@ def verify(
     if adapter is not None and checkpoint is None:
         raise InputError("--adapter goes with --checkpoint, the source model that it was merged into")
     with messages.status("verify") as status:
-        expected = None
+        evidence = weights = None
         if checkpoint is not None:
             import_export()
             from ...export.proof.proof import live
 
             status.update(f"run {escape(checkpoint)}")
-            expected = live(checkpoint, adapter)
-        checks = run(bundle, where, expected, lambda step: status.update(escape(step)))
+            evidence, weights = live(checkpoint, bundle, adapter)
+        checks = run(bundle, where, evidence, lambda step: status.update(escape(step)))
+    checks += [weights] if weights else []
+    proof = manifest.load(bundle).proof
+    loss = evidence.loss if evidence else proof and proof.loss
     passed = all(check.passed for check in checks)
     if as_json:
-        print_json({"passed": passed, "checks": [check.json() for check in checks]})
+        shown = {"passed": passed, "checks": [check.json() for check in checks]}
+        print_json({**shown, "loss": loss and dataclasses.asdict(loss)})
     else:
         Console(highlight=False).print(tables.checks(checks))
+        if loss is not None:
+            Console(highlight=False).print(f"loss: {loss}", soft_wrap=True)
         messages.print("[bold green]passed[/]" if passed else "[bold red]failed[/]")
     if not passed:
         raise typer.Exit(1)

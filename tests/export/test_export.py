@@ -16,9 +16,9 @@ import torch
 from held_out import ask, shares
 from helpers import CHECKPOINT, CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
-from onnx_vlm.export import precisions as lower
 from onnx_vlm.export.checkpoint import hub
 from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
+from onnx_vlm.export.estimate import Estimate
 from onnx_vlm.export.families import paligemma
 from onnx_vlm.export.families import registry as family
 from onnx_vlm.export.proof import bundle_in_parts as disk
@@ -26,8 +26,8 @@ from onnx_vlm.export.proof import proof
 from onnx_vlm.export.proof import source_model as source
 from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
 from onnx_vlm.graphs.transforms.split import split
-from onnx_vlm.runtime import load
-from onnx_vlm.runtime.verify import Loaded, bundle_proof, compare
+from onnx_vlm.runtime import load, stored_proof
+from onnx_vlm.runtime.verify import Loaded, compare
 from safetensors.torch import load_file, save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -300,7 +300,7 @@ def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path: Path):
 def test_too_little_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    told: list[lower.Estimate] = []
+    told: list[Estimate] = []
     with pytest.raises(ExportError, match=r"needs about 0\.01 GB and .* has 0\.01 GB free; make room"):
         export_model(CHECKPOINT, tmp_path / "bundle", announce=told.append)
     assert [str(one).split(",")[0] for one in told] == ["about 7 MB on disk"]
@@ -330,7 +330,7 @@ def test_the_source_model_is_the_same_with_its_weights_on_disk(tmp_path: Path, m
     found = []
     for kept in (source.KEPT, 0):
         monkeypatch.setattr(source, "KEPT", kept)
-        found.append(proof.expectations(checkpoint, paligemma, proof.picture(), "caption", (1,)))
+        found += proof.expectations(checkpoint, paligemma, [(proof.images()[0], "caption")], (1,))
     for name in found[0]:
         assert np.allclose(found[0][name], found[1][name], atol=1e-5), name
 
@@ -363,9 +363,9 @@ def test_a_bundle_run_in_parts_gives_what_it_gives_whole(
     folder, parts = bundles(name, precision), []
     monkeypatch.setattr(disk, "AT_ONCE", 100_000 if precision == "fp32" else 20_000)
     monkeypatch.setattr(disk, "split", lambda *given: parts.append(list(split(*given))) or parts[-1])
-    prompt, picture, expected = bundle_proof(manifest.load(folder), folder)
+    evidence = stored_proof.read(manifest.load(folder), folder)
     whole, some = Loaded(load(folder, threads=1)), disk.OnDisk(folder)
-    for ours, theirs in zip(compare(some, prompt, picture, expected), compare(whole, prompt, picture, expected)):
+    for ours, theirs in zip(compare(some, evidence), compare(whole, evidence)):
         assert ours.name == theirs.name
         assert ours.error == pytest.approx(theirs.error, abs=1e-6)
     assert min(len(parts[0]), len(parts[2])) > 3

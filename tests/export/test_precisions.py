@@ -14,7 +14,7 @@ import pytest
 import shapes
 from helpers import CHECKPOINT, CHECKPOINTS
 from onnx_vlm.export import export_model
-from onnx_vlm.export import precisions as lower
+from onnx_vlm.export.estimate import Estimate
 from onnx_vlm.graphs import ExportError, contract, manifest
 from onnx_vlm.graphs.transforms import float16 as precision
 from onnx_vlm.graphs.transforms import quantize_blocks as quantize
@@ -22,6 +22,7 @@ from onnx_vlm.graphs.transforms import weights
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.images import tiles as image
 from onnx_vlm.runtime.inference.token_embeddings import unpacked
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import Check, verify
 from safetensors.torch import load_file, save_file
 
@@ -38,9 +39,9 @@ def errors(checks: list[Check]) -> dict[str, float]:
     return {check.name: check.error for check in checks}
 
 
-def exported(output: Path, **options: Any) -> tuple[Path, lower.Estimate]:
+def exported(output: Path, **options: Any) -> tuple[Path, Estimate]:
     """A bundle without proof, and what was said of it before."""
-    told: list[lower.Estimate] = []
+    told: list[Estimate] = []
     return export_model(CHECKPOINT, output, prove=False, announce=told.append, **options), told[0]
 
 
@@ -58,7 +59,7 @@ def test_float16(bundles: Callable[..., Path], name: str):
     assert made.float32_nodes == dict.fromkeys(contract.GRAPHS, ())
     sizes = [(folder / "decoder.onnx.data").stat().st_size for folder in (half, bundles(name))]
     assert sizes[0] < 0.55 * sizes[1]
-    found = errors(verify(half, threads=1))
+    found = errors(verify(half, LoadOptions(threads=1)))
     assert 0 < found["vision_features"] < 1e-3
     assert 0 < found["step logits"] < 3e-3
 
@@ -100,7 +101,7 @@ def test_what_overflows_float16_stays_in_float32(tmp_path: Path, bundle: Path):
     nodes = {node.name: node for node in ir.load(half / "decoder.onnx").graph}
     assert sorted(nodes[name].op_type for name in kept["decoder"]) == ["MatMul", "RMSNormalization"]
     assert answer(load(half, threads=1), "caption") == answer(load(bundle, threads=1), "caption")
-    errors(verify(half, threads=1))
+    errors(verify(half, LoadOptions(threads=1)))
 
 
 def test_smaller_blocks_make_larger_bundles(tmp_path: Path, bundles: Callable[..., Path]):
@@ -118,7 +119,7 @@ def test_smaller_blocks_make_larger_bundles(tmp_path: Path, bundles: Callable[..
 def test_vision_features_in_int8_are_within_two_percent(
     bundles: Callable[..., Path], name: str, figure: Callable[[str], None]
 ):
-    error = errors(verify(bundles(name, "int4"), threads=1))["vision_features"]
+    error = errors(verify(bundles(name, "int4"), LoadOptions(threads=1)))["vision_features"]
     figure(f"{name}: int8 vision features {error:.2%} from float32")
     assert error < 0.02
 

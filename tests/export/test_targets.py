@@ -14,6 +14,7 @@ from onnx_vlm.export import export_model
 from onnx_vlm.graphs import ExportError, contract, manifest
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inference.device_cache import Device
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import verify
 from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, perception_lm
 from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
@@ -88,7 +89,7 @@ def test_manifest_says_what_it_is(portable: Path):
 
 
 def test_proof_holds(portable: Path):
-    checks = verify(portable, threads=1)
+    checks = verify(portable, LoadOptions(threads=1))
     assert {"vision_features", "step logits", "tokens"} <= {check.name for check in checks}
     assert all(check.passed for check in checks), checks
 
@@ -152,7 +153,7 @@ def test_float16(tmp_path: Path):
     half = export_model(
         CHECKPOINT, tmp_path / "half", target="portable", precision="fp16", mask_decoder=tmp_path / "masks.npz"
     )
-    assert all(check.passed for check in verify(half, threads=1))
+    assert all(check.passed for check in verify(half, LoadOptions(threads=1)))
     assert_parsed(half)
     assert manifest.load(half).profiles[contract.MASK_DECODER].keys() == {contract.MASKS}
     dtypes: dict[str, set[str]] = {}

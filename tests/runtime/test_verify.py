@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,15 +105,71 @@ def test_the_first_other_token_is_shown_with_its_margin(copy: Path):
     path = copy / contract.PROOF_ARRAYS
     with np.load(path) as stored:
         arrays = dict(stored)
-    arrays["token_ids"][2] = arrays["logits"][2].argsort()[-2]
+    other = arrays["0/logits"][2].argsort()[-2]
+    arrays["0/logits"][2][other] = arrays["0/logits"][2].max() * 1.05
     np.savez(path, **arrays)
-    edit(copy, lambda data: data["files"][contract.PROOF_ARRAYS].update(
-        size=path.stat().st_size, sha256=manifest.sha256(path))
-    )  # fmt: skip
+    sealed(copy, contract.PROOF_ARRAYS)
     tokens = verify(copy, ONE_THREAD)[-1]
     assert not tokens.passed
-    assert tokens.note.startswith("token 3 of 8: ")
-    assert "margin" in tokens.note
+    assert re.match(rf"(\d+) of \d+ equal; token 3: \d+ instead of {other}, margin ", tokens.note)
+
+
+def drop(arrays: dict[str, np.ndarray]) -> None:
+    del arrays["1/logits"]
+
+
+def empty(arrays: dict[str, np.ndarray]) -> None:
+    for name in ("0/token_ids", "0/logits"):
+        arrays[name] = arrays[name][:0]
+
+
+def shorten(arrays: dict[str, np.ndarray]) -> None:
+    arrays["0/logits"] = arrays["0/logits"][:, :7]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (drop, "1/logits: missing"),
+        (empty, r"0/token_ids: int64\(0\) is empty"),
+        (shorten, r"0/logits: float32\(\d, 7\) should be logits: float32\(new tokens, 1536\)"),
+        (lambda arrays: arrays.clear(), "0/input_ids: missing"),
+    ],
+)
+def test_a_proof_that_does_not_fit_is_named(copy: Path, change: Callable[[dict], object], said: str):
+    path = copy / contract.PROOF_ARRAYS
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    change(arrays)
+    np.savez(path, **arrays)
+    with pytest.raises(BundleError, match=rf"does not fit the bundle; export it again:\n(.*\n)*  {said}"):
+        verify(sealed(copy, contract.PROOF_ARRAYS), ONE_THREAD)
+
+
+@pytest.mark.parametrize("name", [contract.PROOF_ARRAYS, contract.PROOF_PICTURE, contract.proof_image(2)])
+@pytest.mark.parametrize("data", [b"", b"no zip", b"PK\x03\x04 and then nothing", b"\x93NUMPY\x01\x00\xff\xff{"])
+def test_a_proof_that_does_not_load_is_named(copy: Path, name: str, data: bytes):
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleError, match="does not load"):
+        verify(sealed(copy, name), ONE_THREAD)
+
+
+def sealed(folder: Path, name: str) -> Path:
+    """The bundle with the size and checksum of a file made anew."""
+    path = folder / name
+    entry = {"size": path.stat().st_size, "sha256": manifest.sha256(path)}
+    edit(folder, lambda data: data["files"][name].update(entry))
+    return folder
+
+
+def test_a_proof_of_format_7_is_read(copy: Path):
+    """It has one prompt, arrays of the source model as it is, and no names of cases."""
+    path = copy / contract.PROOF_ARRAYS
+    with np.load(path) as stored:
+        first = {name.removeprefix("0/"): stored[name] for name in stored.files if name.startswith("0/")}
+    np.savez(path, **first)
+    edit(copy, lambda data: data.update(proof={"prompt": data["proof"]["prompts"][0]}))
+    assert all(check.passed for check in verify(sealed(copy, contract.PROOF_ARRAYS), ONE_THREAD))
 
 
 def test_a_bundle_without_proof_says_what_to_do(copy: Path):

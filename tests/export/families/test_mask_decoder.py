@@ -16,6 +16,7 @@ from helpers import CHECKPOINT, CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
 from onnx_vlm.graphs import BundleError, CheckpointError, contract, manifest
 from onnx_vlm.runtime import draw, load
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import verify
 from PIL import Image
 from torch.nn.functional import conv2d, pad
@@ -101,7 +102,7 @@ def test_the_fourth_graph_is_sealed_proven_and_described(drawing: Path):
     assert [*made.graphs] == [*contract.GRAPHS, contract.MASK_DECODER]
     assert made.precision[contract.MASK_DECODER] == "fp32"
     assert made.files["mask_decoder.onnx.data"].sha256 == manifest.sha256(drawing / "mask_decoder.onnx.data")
-    checks = {check.name: check for check in verify(drawing, threads=1)}
+    checks = {check.name: check for check in verify(drawing, LoadOptions(threads=1))}
     assert checks["masks"].error < 1e-5
     assert all(check.passed for check in checks.values())
     told = run_command("inspect", drawing, env={"COLUMNS": "200", "PATH": ""}).stdout
@@ -116,7 +117,7 @@ def test_the_fourth_graph_is_sealed_proven_and_described(drawing: Path):
     data = path / "mask_decoder.onnx.data"
     values = np.fromfile(data, np.float32)
     data.write_bytes((-values).tobytes())
-    (damaged,) = verify(path, threads=1)
+    (damaged,) = verify(path, LoadOptions(threads=1))
     assert damaged.name == "mask_decoder.onnx.data"
     data.unlink()
     with pytest.raises(BundleError, match=r"mask_decoder\.onnx\.data: the file is missing"):

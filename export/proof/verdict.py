@@ -1,0 +1,74 @@
+"""Whether a new bundle is kept: what is allowed of its fidelity and of its loss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...graphs import ExportError
+from ...graphs.precision import PRECISIONS
+from ...runtime.stored_proof import Evidence
+from ...runtime.verify import Check, compare
+from .bundle_in_parts import OnDisk
+
+logger = logging.getLogger(__name__)
+
+
+def judge(
+    folder: Path,
+    evidence: Evidence,
+    weights: Check,
+    precisions: Mapping[str, str],
+    source: str,
+    accept_loss: bool,
+) -> None:
+    """Warn of a bundle that loses much, and refuse one that does not do what the evidence says.
+
+    Args:
+        folder: the bundle.
+        evidence: what the source model does with its weights.
+        weights: these against the source model's own.
+        precisions: of each of its parts.
+        source: the name of the source model.
+        accept_loss: keep it whatever its loss.
+
+    Raises:
+        ExportError: if its graphs do something else than the source model with the same weights, if its weights are not
+            the source model's, or if rounding them loses more than may be lost.
+    """
+    failed = failures(folder, evidence, weights)
+    if failed:
+        raise ExportError(
+            f"the bundle does not do what {source} does, so it is not kept:\n"
+            + "\n".join(
+                f"  {check.name}: error {check.error:.2g}, {check.tolerance} allowed {check.note}" for check in failed
+            )
+            + "\nplease report this; --no-prove keeps the bundle as it is"
+        )
+    if evidence.loss is None:
+        return
+    rows = [PRECISIONS[name] for name in precisions.values()]
+    warned, refused = max(row.loss_warned for row in rows), max(row.loss_refused for row in rows)
+    if not evidence.loss.logits <= refused and not accept_loss:
+        raise ExportError(
+            f"rounding the weights changes {source} too much, so the bundle is not kept: {evidence.loss}; of the logits"
+            f" {refused} is allowed; choose a --precision of more bits or a smaller --block-size, or keep it with"
+            " --accept-loss"
+        )
+    if not evidence.loss.logits <= warned:
+        logger.warning(
+            "rounding the weights changes %s noticeably: %s; up to %s of the logits is usual; try its answers before"
+            " you use it, or choose a --precision of more bits",
+            source,
+            evidence.loss,
+            warned,
+        )
+
+
+def failures(folder: Path, evidence: Evidence, weights: Check) -> list[Check]:
+    """What a written bundle does not do as the evidence has it."""
+    checks = [weights]
+    if weights.passed:
+        checks += compare(OnDisk(folder), evidence)
+    return [check for check in checks if not check.passed]

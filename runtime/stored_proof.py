@@ -1,0 +1,129 @@
+"""The proof that a bundle carries, read from its files: prompts, images, and what the source model made of them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..graphs import BundleError, contract
+from ..graphs.contract import TensorSpec
+from ..graphs.manifest import Loss, Manifest
+
+#: What the libraries that read .npz and .png files raise for a damaged one.
+DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    SyntaxError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    Image.DecompressionBombError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt, an image, and the arrays that the source model made of them.
+
+    Attributes:
+        expected: `input_ids` (tokens,); inputs and outputs of vision encoder and projector under their names;
+            `token_ids` (new tokens,) and the `logits` (new tokens, vocab) before each; in the first case of a bundle
+            that makes masks, `mask_codes` and `masks` too.
+    """
+
+    prompt: str
+    image: Image.Image
+    expected: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a bundle is compared with.
+
+    Attributes:
+        cases: prompts and images, and what the source model made of them.
+        loss: what rounding the bundle's weights costs; None where it changes none, or it is not known.
+        rounded: whether the source model had the bundle's rounded weights.
+    """
+
+    cases: list[Case]
+    loss: Loss | None = None
+    rounded: bool = True
+
+
+def read(manifest: Manifest, folder: Path) -> Evidence:
+    """The proof of a bundle.
+
+    Raises:
+        BundleError: if a file of it is missing or damaged, or its arrays do not fit the bundle's graphs.
+    """
+    prompts = manifest.proof.prompts or (manifest.proof.prompt,)
+    try:
+        with np.load(folder / contract.PROOF_ARRAYS, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        images = [_image(folder / contract.proof_image(index)) for index in range(len(prompts))]
+    except DAMAGED as error:
+        raise BundleError(f"the proof in {folder} does not load: {error}; export the bundle again") from None
+    cases, problems = [], []
+    for index, (prompt, image) in enumerate(zip(prompts, images)):
+        start = f"{index}/" if manifest.proof.prompts else ""
+        expected = {name[len(start) :]: array for name, array in arrays.items() if name.startswith(start)}
+        problems += [f"{start}{problem}" for problem in _problems(expected, manifest)]
+        cases.append(Case(prompt, image, expected))
+    if problems:
+        raise BundleError(
+            f"{folder / contract.PROOF_ARRAYS} does not fit the bundle; export it again:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+        )
+    return Evidence(cases, manifest.proof.loss, bool(manifest.proof.prompts))
+
+
+def write(folder: Path, cases: list[Case]) -> None:
+    """Write the files of a proof into the bundle at `folder`."""
+    (folder / contract.PROOF_ARRAYS).parent.mkdir()
+    arrays = {}
+    for index, case in enumerate(cases):
+        case.image.save(folder / contract.proof_image(index))
+        arrays |= {f"{index}/{name}": array for name, array in case.expected.items()}
+    np.savez(folder / contract.PROOF_ARRAYS, **arrays)
+
+
+def _image(path: Path) -> Image.Image:
+    with Image.open(path, formats=("PNG",)) as image:
+        return image.copy()
+
+
+def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the arrays of one case."""
+    wanted = [
+        TensorSpec(contract.INPUT_IDS, "int64", ("tokens",)),
+        *manifest.graphs[contract.VISION_ENCODER].inputs,
+        *manifest.graphs[contract.VISION_ENCODER].outputs,
+        *manifest.graphs[contract.PROJECTOR].outputs,
+        TensorSpec(contract.TOKEN_IDS, "int64", ("new tokens",)),
+        TensorSpec(contract.LOGITS, "float32", ("new tokens", manifest.graphs[contract.DECODER].outputs[0].shape[-1])),
+    ]
+    if contract.MASKS in expected and contract.MASK_DECODER in manifest.graphs:
+        wanted += [*manifest.graphs[contract.MASK_DECODER].inputs, *manifest.graphs[contract.MASK_DECODER].outputs]
+    for spec in wanted:
+        if spec.name not in expected:
+            yield f"{spec.name}: missing"
+            continue
+        array = expected[spec.name]
+        stored = TensorSpec(spec.name, array.dtype.name, array.shape)
+        if not spec.fits(stored):
+            yield f"{stored} should be {spec}"
+        elif not array.size:
+            yield f"{stored} is empty"
+    if len({len(expected[name]) for name in (contract.TOKEN_IDS, contract.LOGITS) if name in expected}) > 1:
+        yield f"{contract.TOKEN_IDS} and {contract.LOGITS} differ in length"
