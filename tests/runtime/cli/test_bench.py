@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -24,8 +25,19 @@ def test_json_tells_every_stage(bundle: Path):
     assert (figures["tiles"], figures["bundle_bytes"]) == (1, sum(f.stat().st_size for f in _parts(bundle)))
     assert figures["token_bytes"] > (bundle / "decoder.onnx.data").stat().st_size
     assert figures["bandwidth_size"] >= min(1 << 30, free_memory() // 4)
-    share = figures["token_bytes"] / figures["bandwidth"] / figures["decode"]
-    assert figures["limit_share"] == pytest.approx(share)
+    assert figures["limit_share"] > 0
+
+
+def test_the_share_of_what_the_memory_allows():
+    """5 GB a token at 20 GB a second take 0.25 s; a token in half a second is half as fast."""
+    times = dict.fromkeys(("load", "preprocess", "vision", "prefill"), 1.0)
+    sizes = {"bandwidth_size": 1, "bandwidth_threads": 1, "cache_bytes": 0, "bundle_bytes": 1, "peak_memory": None}
+    figures = bench.Figures(
+        provider="cpu", **times, **sizes, decode=0.5, tiles=1, prompt_tokens=9, bandwidth=20e9, token_bytes=5 * 10**9
+    )
+    assert figures.limit_share == 0.5
+    assert dataclasses.replace(figures, decode=0.25).limit_share == 1.0
+    assert dataclasses.replace(figures, bandwidth=None).limit_share is None
 
 
 def test_table(bundle: Path):

@@ -107,6 +107,16 @@ def test_a_mask_is_tinted_with_an_outline(background: str):
     assert np.abs(inside - np.asarray(picture)[100, 60]).max() > 60
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((20, 30), bool), np.eye(20, 30, dtype=bool)])
-def test_thin_and_empty_masks(pixels: np.ndarray):
-    draw(Image.new("RGB", (30, 20)), [], [Mask("", Box("", 0, 0, 30, 20), (), pixels)])
+def test_an_empty_mask_changes_nothing_and_a_thin_one_is_seen():
+    """A line of one pixel has no inside: it is all edge, with the white line around it."""
+    picture = Image.new("RGB", (30, 20), "grey")
+    box = Box("", 0, 0, 30, 20)
+    empty, thin = np.zeros((20, 30), bool), np.eye(20, 30, dtype=bool)
+    assert np.array_equal(np.asarray(draw(picture, [], [Mask("", box, (), empty)])), np.asarray(picture))
+    drawn = np.asarray(draw(picture, [], [Mask("", box, (), thin)]))
+    around = np.zeros_like(thin)
+    for row, column in zip(*thin.nonzero()):
+        around[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
+    assert (drawn[thin] == ImageColor.getrgb(PALETTE[0])).all()
+    assert (drawn[around & ~thin] == 255).all()
+    assert (drawn[~around] == np.asarray(picture)[~around]).all()

@@ -36,6 +36,7 @@ def test_image_embeddings_stand_in_their_places_and_words_between_them(data: st.
     assert np.array_equal(merged, np.array(expected, np.float32).reshape(-1, HIDDEN))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
 def test_rows_are_padded_behind(lengths: list[int]):
     rows = [np.full((length, HIDDEN), number + 1, np.float32) for number, length in enumerate(lengths)]
