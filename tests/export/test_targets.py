@@ -10,16 +10,18 @@ import onnx_ir as ir
 import pytest
 import shapes
 from helpers import CHECKPOINT, CHECKPOINTS
+from judge import Judge
 from onnx_vlm.export import export_model
 from onnx_vlm.graphs import ExportError, contract, manifest
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inference.device_cache import Device
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import verify
-from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, perception_lm
-from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
+from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, Row, perception_lm
+from random_parity import RandomParity
+from source import TOLERANCE, Source, ask, open_source, stage_errors
 from test_mask_decoder import published
-from test_random_parity import check, pictures
+from test_random_parity import pictures
 from test_trained_parity import NEW_TOKENS, generate, questions
 
 FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
@@ -55,8 +57,13 @@ def portable(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def vlm(portable: Path) -> VLM:
-    return load(portable, threads=1)
+def vlm(portable: Path, threads: int) -> VLM:
+    return load(portable, threads=threads)
+
+
+@pytest.fixture(scope="module")
+def source(name: str) -> Source:
+    return open_source(CHECKPOINTS / name)
 
 
 def assert_parsed(bundle: Path) -> None:
@@ -94,17 +101,21 @@ def test_proof_holds(portable: Path):
     assert all(check.passed for check in checks), checks
 
 
-def test_tokens_are_those_of_the_usual_flavour(vlm: VLM, bundles: Callable[..., Path], name: str):
-    """Ragged batches, greedy and with beams."""
-    usual = load(bundles(name), threads=1)
+def test_tokens_are_those_of_transformers(
+    vlm: VLM, source: Source, bundles: Callable[..., Path], name: str, judge: Judge, threads: int
+):
+    """Ragged batches, greedy and with beams; conversations are those of the usual flavour."""
     for seed in range(shapes.HELD_OUT + 500, shapes.HELD_OUT + 505):
         requests = questions(name, seed)
-        assert generate(vlm, requests) == generate(usual, requests), seed
-    beams = {"num_beams": 4, "length_penalty": 0.0}
-    assert generate(vlm, requests, **beams) == generate(usual, requests, **beams)
+        for request, ours, truth in zip(requests, generate(vlm, requests), source.answer(requests, NEW_TOKENS)):
+            judge.tokens(source, ours, truth, f"picture {seed}, {request.prompt!r}")
+    for options in ({"num_beams": 3}, {"num_beams": 4, "length_penalty": 0.0}):
+        for request, ours in zip(requests, generate(vlm, requests, **options)):
+            (truth,) = source.answer([request], NEW_TOKENS, **options)
+            judge.beams(source, request, [ours], [truth.ids], repr(request.prompt), options.get("length_penalty", 1.0))
     if name == "perception_lm":  # its conversations go on from the cache
         first, second, *_ = requests
-        talks = [one.chat(first.images) for one in (vlm, usual)]
+        talks = [one.chat(first.images) for one in (vlm, load(bundles(name), threads=threads))]
         assert len({tuple(talk.ask(turn.prompt).token_ids) for talk in talks for turn in (first, second)}) == 2
 
 
@@ -118,14 +129,8 @@ def test_on_a_device_the_buffers_change_places(portable: Path, name: str):
         assert generate(device, requests, **options) == generate(host, requests, **options)
 
 
-def test_stages_and_tokens_are_those_of_transformers(vlm: VLM, name: str):
-    source = open_source(CHECKPOINTS / name)
-    requests = questions(name, shapes.HELD_OUT + 600)
-    for request, ours, truth in zip(requests, generate(vlm, requests), source.answer(requests, NEW_TOKENS)):
-        assert_same_tokens(ours, truth, repr(request.prompt))
-    (truth,) = source.answer(requests[:1], NEW_TOKENS, num_beams=3)
-    assert generate(vlm, requests[:1], num_beams=3) == [truth.ids]
-    errors = stage_errors(vlm, source, requests[0], 16)
+def test_stages_are_those_of_transformers(vlm: VLM, source: Source, name: str):
+    errors = stage_errors(vlm, source, questions(name, shapes.HELD_OUT + 600)[0], 16)
     assert max(errors.values()) < TOLERANCE, errors
 
 
@@ -139,9 +144,9 @@ def test_stages_and_tokens_are_those_of_transformers(vlm: VLM, name: str):
     ],
     ids=["layers copied, a window that ends", "one key head", "heads of 24", "positions interpolated"],
 )
-def test_random_models(tmp_path: Path, row, prompts: list[str]):
+def test_random_models(tmp_path: Path, random_parity: RandomParity, row: Row, prompts: list[str]):
     some = pictures(np.random.default_rng(7), len(prompts))
-    check(tmp_path, 7, row, [ask(prompt, [one]) for prompt, one in zip(prompts, some)], target="portable")
+    random_parity.check(7, row, [ask(prompt, [one]) for prompt, one in zip(prompts, some)], target="portable")
     assert_parsed(tmp_path / "bundle")
     copied = any("copy_" in node.name for node in ir.load(tmp_path / "bundle" / "decoder.onnx").graph)
     assert copied == (row[1].get("layers", 2) > 6), "deep models are traced by their first layers"

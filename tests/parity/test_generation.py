@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import shapes
 import torch
 from helpers import CHECKPOINTS
+from judge import Judge
 from onnx_vlm.graphs.manifest import Generation, Sampling
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.generation.strategy import filters
 from onnx_vlm.runtime.inputs import Request
 from onnx_vlm.runtime.options import settle
-from source import Answer, Source, ask, assert_same_tokens, open_source
+from source import Answer, Source, ask, open_source
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.generation.utils import GenerationMixin
 
@@ -85,13 +87,15 @@ def test_logits_are_filtered_as_by_transformers(options: dict[str, Any]):
 
 
 @pytest.fixture(scope="module", params=["paligemma2", "perception_lm", "kosmos2"])
-def pair(request: pytest.FixtureRequest, bundles: Callable[..., Path]) -> tuple[VLM, Source, list[Request]]:
+def pair(
+    request: pytest.FixtureRequest, bundles: Callable[..., Path], threads: int
+) -> tuple[VLM, Source, list[Request]]:
     """A bundle, its source and questions about a picture."""
     scene = shapes.scene(shapes.HELD_OUT + 7)
     kinds = {"kosmos2": shapes.grounded_questions, "perception_lm": shapes.chat_questions}
     asked = kinds.get(request.param, shapes.questions)(scene)
     requests = [ask(question.prompt, [shapes.draw(scene)]) for question in asked]
-    return load(bundles(request.param), threads=1), open_source(CHECKPOINTS / request.param), requests[:4]
+    return load(bundles(request.param), threads=threads), open_source(CHECKPOINTS / request.param), requests[:4]
 
 
 def together(vlm: VLM, requests: list[Request], **options: Any) -> list[Any]:
@@ -126,16 +130,17 @@ def theirs(source: Source, request: Request, **options: Any) -> tuple[list[list[
     ],
     ids=str,
 )
-def test_beams_and_their_scores(pair: tuple[VLM, Source, list[Request]], options: dict[str, Any]):
+def test_beams_and_their_scores(pair: tuple[VLM, Source, list[Request]], options: dict[str, Any], judge: Judge):
     vlm, source, requests = pair
+    penalty = options.get("length_penalty", 1.0)
     for request, answer in zip(requests, together(vlm, requests, **options)):
         ids, scores = theirs(source, request, **options)
         ours = [answer, *answer.alternatives]
-        assert [one.token_ids for one in ours] == ids, request.prompt
+        judge.beams(source, request, [one.token_ids for one in ours], ids, repr(request.prompt), penalty)
         assert [one.score for one in ours] == pytest.approx(scores, abs=1e-4)
 
 
-def test_beams_with_several_end_tokens(pair: tuple[VLM, Source, list[Request]]):
+def test_beams_with_several_end_tokens(pair: tuple[VLM, Source, list[Request]], judge: Judge):
     """A token that the answers have within them ends them, besides the usual one."""
     vlm, source, requests = pair
     usual = vlm.manifest.generation.eos_token_ids
@@ -145,7 +150,8 @@ def test_beams_with_several_end_tokens(pair: tuple[VLM, Source, list[Request]]):
         for options in ({"num_beams": 3, "num_return_sequences": 2}, {"num_beams": 1}):
             for request, answer in zip(requests, together(vlm, requests, **options)):
                 ids, _ = theirs(source, request, eos_token_id=list(ends), **options)
-                assert [one.token_ids for one in (answer, *answer.alternatives)] == ids
+                ours = [one.token_ids for one in (answer, *answer.alternatives)]
+                judge.beams(source, request, ours, ids, repr(request.prompt))
                 assert answer.finish_reason == "stop"
     finally:
         object.__setattr__(vlm.manifest.generation, "eos_token_ids", usual)
@@ -166,8 +172,21 @@ CHANGES: dict[str, Callable[[list[int], int], dict[str, Any]]] = {
 
 
 @torch.inference_mode()
+def greedy(source: Source, request: Request, options: dict[str, Any], start: Sequence[int] = ()) -> Answer:
+    """The source's answer under options that begins with the tokens `start`, with logits as the options change them."""
+    inputs = source.inputs(request)
+    if start:
+        options = options | {"prefix_allowed_tokens_fn": source.beginning(inputs, start)}
+    out = source.generate(inputs, return_dict_in_generate=True, output_scores=True, do_sample=False, **options)
+    scores = torch.cat(out.scores).numpy()
+    possible = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min())
+    return Answer(
+        request, options["max_new_tokens"], out.sequences[0, inputs["input_ids"].shape[1] :].tolist(), possible
+    )
+
+
 @pytest.mark.parametrize("name", CHANGES)
-def test_greedy_with_options(pair: tuple[VLM, Source, list[Request]], name: str):
+def test_greedy_with_options(pair: tuple[VLM, Source, list[Request]], name: str, judge: Judge):
     """Each changes some answer, and then as in transformers; so do its placeholders of images, which may be words."""
     vlm, source, requests = pair
     changed = 0
@@ -175,12 +194,9 @@ def test_greedy_with_options(pair: tuple[VLM, Source, list[Request]], name: str)
         plain = vlm.generate(request.prompt, request.images, max_new_tokens=NEW_TOKENS)
         options = {"max_new_tokens": NEW_TOKENS, **CHANGES[name](plain.token_ids, plain.prompt_tokens)}
         answer = vlm.generate(request.prompt, request.images, **options)
-        inputs = source.inputs(request)
-        out = source.generate(inputs, return_dict_in_generate=True, output_scores=True, do_sample=False, **options)
-        ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        scores = torch.cat(out.scores).numpy()
-        possible = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min())
-        assert_same_tokens(answer.token_ids, Answer(ids, possible), f"{name}, {request.prompt!r}")
+        truth = greedy(source, request, options)
+        what = f"{name}, {request.prompt!r}"
+        judge.tokens(source, answer.token_ids, truth, what, partial(greedy, source, request, options))
         changed += answer.token_ids != plain.token_ids
     assert changed, f"{name} changes no answer"
 
@@ -220,21 +236,12 @@ def test_a_tag_as_stop_string(pair: tuple[VLM, Source, list[Request]]):
         assert "<" not in answer.text
 
 
-@torch.inference_mode()
 def test_scores_are_those_of_the_source(pair: tuple[VLM, Source, list[Request]]):
     """Each candidate and an end token forced upon the source's own generation, by its logits."""
     vlm, source, requests = pair
     end = vlm.manifest.generation.eos_token_ids[0]
     for request in requests[:2]:
         candidates = ["a red circle", "2", vlm.generate(request.prompt, request.images).text]
-        inputs = source.inputs(request)
-        length = inputs["input_ids"].shape[1]
         for score in vlm.score(request.prompt, request.images, candidates):
-            forced = [*score.token_ids, end]
-            out = source.generate(
-                inputs, max_new_tokens=len(forced), do_sample=False, return_dict_in_generate=True, output_logits=True,
-                prefix_allowed_tokens_fn=lambda _, ids, forced=forced, length=length: [forced[len(ids) - length]],
-            )  # fmt: skip
-            likely = torch.cat(out.logits).double().log_softmax(-1)
-            truth = [float(row[token]) for row, token in zip(likely, forced, strict=True)]
+            truth = source.log_probabilities(request, [*score.token_ids, end])
             assert score.log_probabilities == pytest.approx(truth, abs=1e-4)

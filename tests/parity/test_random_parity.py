@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from judge import Judge
 from onnx_vlm.export import export_model
-from onnx_vlm.runtime import load
-from onnx_vlm.runtime.inputs import Request
+from onnx_vlm.runtime import InputError, load
 from PIL import Image
-from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, Row
-from source import TOLERANCE, ask, assert_same_tokens, open_source, stage_errors
-
-NEW_TOKENS = 24
+from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, kosmos2, paligemma, perception_lm
+from random_parity import RandomParity
+from source import ask, open_source
 
 
 def pictures(random: np.random.Generator, number: int) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (*random.integers(1, 200, 2), 3), np.uint8)) for _ in range(number)]
 
 
-def check(folder: Path, seed: int, row: Row, requests: list[Request], target: str = "onnxruntime") -> None:
-    make, options = row
-    checkpoint = make(folder / "checkpoint", seed=seed, **options)
-    bundle = export_model(checkpoint, folder / "bundle", prove=False, target=target)
-    vlm, source = load(bundle, threads=1), open_source(checkpoint)
-    alone = [source.answer([request], NEW_TOKENS)[0] for request in requests]
-    assert len({tuple(truth.ids) for truth in alone}) == len(requests), "the answers tell pictures and prompts apart"
-    together = source.answer(requests, NEW_TOKENS)
-    prompts, images, videos = zip(*((request.prompt, request.images, request.videos) for request in requests))
-    bboxes = [request.bboxes for request in requests]
-    answers = vlm.generate(prompts, images, videos, bboxes=bboxes, max_new_tokens=NEW_TOKENS)
-    for request, answer, truth, single in zip(requests, answers, together, alone):
-        assert_same_tokens(answer.token_ids, truth, f"batch, {request.prompt!r:.60}")
-        ours = vlm.generate(
-            request.prompt, request.images, request.videos, bboxes=request.bboxes, max_new_tokens=NEW_TOKENS
-        )
-        assert_same_tokens(ours.token_ids, single, f"{request.prompt!r:.60}")
-    beams = {"num_beams": 3, "length_penalty": 0.7}
-    ours = vlm.generate(prompts[:3], images[:3], videos[:3], bboxes=bboxes[:3], max_new_tokens=NEW_TOKENS, **beams)
-    for request, answer in zip(requests, ours):
-        assert answer.token_ids == source.answer([request], NEW_TOKENS, **beams)[0].ids, (
-            f"beams, {request.prompt!r:.60}"
-        )
-    for request in requests[1:3]:
-        errors = stage_errors(vlm, source, request, NEW_TOKENS)
-        assert max(errors.values()) < TOLERANCE, errors
-
-
 @pytest.mark.parametrize(("seed", "name"), list(enumerate(PALIGEMMA)), ids=list(PALIGEMMA))
-def test_paligemma(tmp_path: Path, seed: int, name: str):
+def test_paligemma(random_parity: RandomParity, seed: int, name: str):
     first, second, *more = pictures(np.random.default_rng(seed), 5)
     requests = [
         ask("caption", [first]),
@@ -59,11 +32,11 @@ def test_paligemma(tmp_path: Path, seed: int, name: str):
         ask("<loc0012> what?", more[2:]),
     ]
     large = PALIGEMMA[name][1]["image_size"] > 224
-    check(tmp_path, seed, PALIGEMMA[name], requests[:2] if large else requests)
+    random_parity.check(seed, PALIGEMMA[name], requests[:2] if large else requests)
 
 
 @pytest.mark.parametrize(("seed", "name"), list(enumerate(PERCEPTION_LM)), ids=list(PERCEPTION_LM))
-def test_perception_lm(tmp_path: Path, seed: int, name: str):
+def test_perception_lm(random_parity: RandomParity, seed: int, name: str):
     random = np.random.default_rng(seed)
     some = pictures(random, 5)
     clip, other = (random.integers(0, 256, (frames, *random.integers(9, 90, 2), 3), np.uint8) for frames in (3, 5))
@@ -80,11 +53,11 @@ def test_perception_lm(tmp_path: Path, seed: int, name: str):
         ask("What happens?", [], [other]),
         ask("How are you?"),
     ]
-    check(tmp_path, seed, PERCEPTION_LM[name], requests)
+    random_parity.check(seed, PERCEPTION_LM[name], requests)
 
 
 @pytest.mark.parametrize(("seed", "name"), list(enumerate(KOSMOS2)), ids=list(KOSMOS2))
-def test_kosmos2(tmp_path: Path, seed: int, name: str):
+def test_kosmos2(random_parity: RandomParity, seed: int, name: str):
     some = pictures(np.random.default_rng(seed), 4)
     requests = [
         ask("<grounding> An image of", some[:1]),
@@ -93,4 +66,30 @@ def test_kosmos2(tmp_path: Path, seed: int, name: str):
         ask("<phrase> a</phrase> is", some[3:4], (), [[(0.1, 0.2, 0.5, 0.6), (0.0, 0.0, 1.0, 1.0)]]),
         ask("  <grounding> hello there "),
     ]
-    check(tmp_path, seed, KOSMOS2[name], requests)
+    random_parity.check(seed, KOSMOS2[name], requests)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "prompt"),
+    [
+        (paligemma, {"image_size": 28, "positions": 32, "sliding_window": 8}, "caption"),
+        (perception_lm, {"positions": 64}, "What is it?"),
+        (kosmos2, {"max_position_embeddings": 32}, "<grounding> An image of"),
+    ],
+    ids=["paligemma", "perception_lm", "kosmos2"],
+)
+def test_an_answer_may_fill_the_last_position(
+    tmp_path: Path, judge: Judge, threads: int, make: Callable[..., Path], options: dict[str, Any], prompt: str
+):
+    checkpoint = make(tmp_path / "checkpoint", seed=3, **options)
+    vlm = load(export_model(checkpoint, tmp_path / "bundle", prove=False), threads=threads)
+    source = open_source(checkpoint)
+    request = ask(prompt, pictures(np.random.default_rng(3), 1))
+    room = vlm.manifest.generation.max_positions - source.inputs(request)["input_ids"].shape[1]
+    (truth,) = source.answer([request], room)
+    assert len(truth.ids) == room > 8
+    judge.tokens(
+        source, vlm.generate(prompt, request.images, max_new_tokens=room).token_ids, truth, "the last position"
+    )
+    with pytest.raises(InputError, match="positions"):
+        vlm.generate(prompt, request.images, max_new_tokens=room + 1)

@@ -12,14 +12,16 @@ import outside_family
 import pytest
 import torch
 from helpers import CHECKPOINTS, REPOSITORY
+from judge import Judge
 from onnx_vlm.export import export_model
 from onnx_vlm.export.families import registry as family
 from onnx_vlm.graphs import CheckpointError
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.images import tiles as image
+from onnx_vlm.runtime.inputs import Request
 from PIL import Image
 from random_models import telling_weights
-from source import TOLERANCE, relative_error
+from source import TOLERANCE, Source, ask, relative_error
 from transformers import AutoImageProcessor, AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
 
@@ -49,7 +51,27 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint"
 
 
-def test_a_family_from_outside(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+class LlavaSource(Source):
+    """Asked as `outside_family` asks."""
+
+    batches = False
+
+    def __init__(self, folder: Path) -> None:
+        self.model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.image_processor = AutoImageProcessor.from_pretrained(folder)
+
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        text = "<bos>" + "<image>" * 4 * len(request.images) + f"USER: {request.prompt}\nASSISTANT:"
+        inputs = dict(self.tokenizer(text, add_special_tokens=False, return_tensors="pt"))
+        if request.images:
+            inputs |= self.image_processor(request.images, return_tensors="pt")
+        return inputs
+
+
+def test_a_family_from_outside(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Judge, threads: int
+):
     monkeypatch.setattr(family, "_MODULES", dict(family._MODULES))  # registered for this test alone
     with pytest.raises(CheckpointError, match="'llava' is not supported"):
         export_model(checkpoint, tmp_path / "bundle")
@@ -60,22 +82,20 @@ def test_a_family_from_outside(checkpoint: Path, tmp_path: Path, monkeypatch: py
     )
     exec(example, {})
     checkpoint = tmp_path / "llava-checkpoint"
-    vlm = load(tmp_path / "bundle")
-    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+    vlm = load(tmp_path / "bundle", threads=threads)
+    source = LlavaSource(checkpoint)
     random = np.random.default_rng(0)
-    prompts = ["What is it?", "Why is there a red circle in it?", "Hello"]
     pictures = [Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)) for _ in range(2)]
-    answers = vlm.generate(prompts, [pictures[0], pictures[1], None], max_new_tokens=24)
-    for prompt, picture, answer in zip(prompts, [*pictures, None], answers):
-        text = "<bos>" + "<image>" * (4 if picture else 0) + f"USER: {prompt}\nASSISTANT:"
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        pixels = {"pixel_values": image_processor(picture, return_tensors="pt")["pixel_values"]} if picture else {}
-        theirs = model.generate(ids, **pixels, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :].tolist()
-        assert answer.token_ids == theirs
-    pixels = image_processor(pictures[0], return_tensors="pt")["pixel_values"]
-    (theirs,) = model.get_image_features(pixel_values=pixels).pooler_output
+    requests = [
+        ask("What is it?", pictures[:1]),
+        ask("Why is there a red circle in it?", pictures[1:]),
+        ask("Hello"),
+    ]
+    answers = vlm.generate([one.prompt for one in requests], [one.images for one in requests], max_new_tokens=24)
+    for request, answer, truth in zip(requests, answers, source.answer(requests, 24)):
+        judge.tokens(source, answer.token_ids, truth, request.prompt)
+    pixels = source.inputs(requests[0])["pixel_values"]
+    (theirs,) = source.model.get_image_features(pixel_values=pixels).pooler_output
     (ours,) = vlm.pipeline.engine.encode_images(image.tiles(pictures[0], vlm.manifest.image))
     assert relative_error(ours, theirs.detach().numpy()) < TOLERANCE
 
