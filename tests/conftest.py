@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 from helpers import CHECKPOINTS, run_command
+from judge import Judge
 
-pytest_plugins = ["left_out"]
 if TYPE_CHECKING:
-    from judge import Judge
     from random_parity import RandomParity
 
+pytest_plugins = ["left_out"]
 sys.path.insert(0, str(CHECKPOINTS))
 
 #: How many near-ties between a bundle and its source a run may have. A run of all tests has none or one; a bundle that
@@ -67,8 +67,6 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
 @pytest.fixture
 def judge(record_property: Callable[[str, object], None]) -> Judge:
     """Compares answers with those of the source model."""
-    from judge import Judge
-
     return Judge(lambda text: record_property("near-tie", text))
 
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx_vlm.runtime.inputs import Request
-from source import TOLERANCE, Answer, Source
+
+if TYPE_CHECKING:
+    from onnx_vlm.runtime.inputs import Request
+    from source import Answer, Source
+
+#: Largest difference that counts as rounding, relative to the source's largest value of a stage, its largest logit, or
+#: its score of a beam. float32 sums in another order differ by some 1e-6; a wrong mask, position or scale by more than
+#: 1e-2.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transformers imports)
 import torch
+from judge import TOLERANCE as TOLERANCE
 from onnx_vlm.runtime import VLM
 from onnx_vlm.runtime.inputs import Request
 from transformers import AutoModelForImageTextToText, AutoProcessor
-
-#: Largest difference of a stage, relative to the largest value of the source's. float32 sums in another order differ by
-#: some 1e-6; a wrong mask, position or scale by more than 1e-2.
-TOLERANCE = 1e-4
 
 
 def ask(prompt: Any, images: Any = (), videos: Any = (), bboxes: Any = None) -> Request:
