@@ -79,8 +79,7 @@ class Source:
     def answer_from(self, request: Request, start: Sequence[int], new_tokens: int) -> Answer:
         """The answer that begins with the tokens `start` and is greedy from there."""
         inputs = self.inputs(request)
-        options = {"prefix_allowed_tokens_fn": self.beginning(inputs, start)}
-        ((ids, logits),) = self._answer(inputs, new_tokens, options)
+        ((ids, logits),) = self._answer(inputs, new_tokens, {"prefix_allowed_tokens_fn": self.beginning(inputs, start)})
         return Answer(request, new_tokens, ids, logits)
 
     def beginning(

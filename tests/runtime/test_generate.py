@@ -192,12 +192,7 @@ def test_input_that_cannot_be_answered(vlm: VLM):
 def test_an_answer_may_fill_the_last_position(vlm: VLM):
     picture = Image.new("RGB", (10, 10))
     room = vlm.manifest.generation.max_positions - vlm.generate("caption", picture).prompt_tokens
-    hot = {
-        "do_sample": True,
-        "temperature": 1e4,
-        "top_k": 0,
-        "seed": 0,
-    }  # hardly any ends
+    hot = {"do_sample": True, "temperature": 1e4, "top_k": 0, "seed": 0}  # the end token hardly comes
     answer = vlm.generate("caption", picture, max_new_tokens=room, **hot)
     assert (len(answer.token_ids), answer.finish_reason) == (room, "length")
     with pytest.raises(InputError, match="positions"):
