@@ -20,7 +20,7 @@ from .inference.host_cache import Cache
 from .memory import cache_bytes, free_memory
 from .model import VLM
 from .providers.load_options import LoadOptions
-from .text.prompt import Encoded
+from .text.prompt import EncodedPrompt
 
 PROMPT = "Describe the image."
 SIZE = 640, 480  #: width and height of the image, if none is given
@@ -141,7 +141,7 @@ def measure(
     )
 
 
-def _answer(vlm: VLM, prompt: str, image: ImageInput, new_tokens: int) -> tuple[Encoded, dict[str, float]]:
+def _answer(vlm: VLM, prompt: str, image: ImageInput, new_tokens: int) -> tuple[EncodedPrompt, dict[str, float]]:
     """The encoded prompt, and the seconds of each stage."""
     clock, seconds = [time.perf_counter()], {}
 

@@ -17,11 +17,11 @@ from .options import Options, Settings, settle
 from .pipeline import Answering, Pipeline
 from .results import Generation, StageTimer
 from .stream import Stream, fold
-from .text.prompt import Encoded
+from .text.prompt import EncodedPrompt
 
 
 class Chat:
-    """A conversation about pictures and videos; use `VLM.chat()`. One question at a time.
+    """A conversation about images and videos; use `VLM.chat()`. One question at a time.
 
     Where the bundle has a chat template each question is a turn that knows the turns before it. Other models answer
     each question on its own.
@@ -48,10 +48,10 @@ class Chat:
         bboxes: PhraseBoxes | None = None,
         **options: Unpack[Options],
     ) -> Generation:
-        """Answer the next question. Arguments are those of `VLM.generate`; pictures are those that come with it.
+        """Answer the next question. Arguments are those of `VLM.generate`; images are those that come with it.
 
         Raises:
-            InputError: as `VLM.generate`, and for pictures with a question that is no turn.
+            InputError: as `VLM.generate`, and for images with a question that is no turn.
             GenerationError: if another question is being answered.
         """
         settings = settle(options, self._pipeline.manifest.generation)
@@ -110,7 +110,7 @@ class Chat:
         return self._pipeline.read_media(listed(images), listed(videos))
 
     def _prefill(
-        self, prompts: Sequence[Encoded], max_new_tokens: int, copies: int, timer: StageTimer
+        self, prompts: Sequence[EncodedPrompt], max_new_tokens: int, copies: int, timer: StageTimer
     ) -> tuple[Logits, Run]:
         """`Pipeline.prefill`, without what earlier turns have computed: embeddings of images, and the KV cache."""
         (prompt,) = prompts
@@ -154,6 +154,6 @@ class CachedPrefix:
 
 
 def _turn(prompt: str, about: Media) -> dict[str, Any]:
-    """A user's message with its pictures and videos first."""
-    pictures = [{"type": "image"}] * len(about.images) + [{"type": "video"}] * len(about.videos)
-    return {"role": "user", "content": [*pictures, {"type": "text", "text": prompt}]}
+    """A user's message with its images and videos first."""
+    images = [{"type": "image"}] * len(about.images) + [{"type": "video"}] * len(about.videos)
+    return {"role": "user", "content": [*images, {"type": "text", "text": prompt}]}

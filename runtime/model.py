@@ -1,4 +1,4 @@
-"""load() and VLM: pictures and prompts in, answers out."""
+"""load() and VLM: images and prompts in, answers out."""
 
 from __future__ import annotations
 
@@ -104,21 +104,21 @@ class VLM:
     ) -> list[Generation]: ...
 
     def generate(self, prompt, images=None, videos=None, *, bboxes=None, **options):
-        """Answer a prompt about pictures; or several prompts at once.
+        """Answer a prompt about images; or several prompts at once.
 
         Args:
             prompt: the prompt as the model's authors write it, without image placeholders; where the bundle has a chat
                 template, one user turn, or a list of chat messages. Or a list of prompts.
-            images: a picture or a list of them: a path, the bytes of a file, a Pillow image or an array
+            images: an image or a list of them: a path, the bytes of a file, a Pillow image or an array
                 (height, width, 3) of uint8. For a list of prompts, a list with one entry, or a list, for each.
-            videos: a video or a list of them: the path of a file or of a folder with a picture a frame, or an array
+            videos: a video or a list of them: the path of a file or of a folder with an image a frame, or an array
                 (frames, height, width, 3) of uint8. For a list of prompts as with `images`.
             bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
                 boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
             options: see `Options`.
 
         Raises:
-            InputError: for a picture that cannot be read, a prompt that is too long, lists that do not match, an option
+            InputError: for an image that cannot be read, a prompt that is too long, lists that do not match, an option
                 that cannot be.
         """
         settings = settle(options, self.manifest.generation)
@@ -147,7 +147,7 @@ class VLM:
         return Stream(self._answer(requests(prompt, images, videos, bboxes), settings, reader), reader)
 
     def chat(self, images: Images | None = None, videos: Videos | None = None) -> Chat:
-        """A conversation about pictures and videos, as `generate` takes them: `chat.ask(...)` again and again.
+        """A conversation about images and videos, as `generate` takes them: `chat.ask(...)` again and again.
 
         They are encoded once. Where a token sees only what stands before it, the cache of earlier turns is kept.
         """

@@ -33,7 +33,7 @@ from .options import Settings
 from .providers.targets import Target
 from .results import Generation, StageTimer
 from .text.detokenize import Reader
-from .text.prompt import Encoded, PromptInput, Prompts
+from .text.prompt import EncodedPrompt, PromptInput, Prompts
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class EncodedRequest:
         size: width and height of its first image in pixels; None without an image.
     """
 
-    prompt: Encoded
+    prompt: EncodedPrompt
     size: tuple[int, int] | None = None
 
 
 #: Computes the logits (prompts, vocab) after prompts, with room for new tokens and for several answers to each.
-Prefill: TypeAlias = Callable[[Sequence[Encoded], int, int, StageTimer], tuple[Logits, Run]]
+Prefill: TypeAlias = Callable[[Sequence[EncodedPrompt], int, int, StageTimer], tuple[Logits, Run]]
 #: Yields the (answer number, id) pairs of each step; returns the answers at its end.
 Answering: TypeAlias = Generator[list[tuple[int, int]], None, list[Generation]]
 
@@ -113,7 +113,7 @@ class Pipeline:
         return Reader(self.prompts.detokenizer, self.boxes.tagged, settings.stop)
 
     def prefill(
-        self, prompts: Sequence[Encoded], max_new_tokens: int, copies: int, timer: StageTimer
+        self, prompts: Sequence[EncodedPrompt], max_new_tokens: int, copies: int, timer: StageTimer
     ) -> tuple[Logits, Run]:
         """Run the prompts through the graphs; the images of all of them are encoded together.
 
@@ -174,7 +174,7 @@ class Pipeline:
         ends = self.manifest.generation.eos_token_ids
         return self.boxes.grammar(Vocabulary(self.prompts.tokenizer, self.manifest.vocab, ends))
 
-    def allowed_new_tokens(self, prompts: Sequence[Encoded], max_new_tokens: int | None, copies: int) -> int:
+    def allowed_new_tokens(self, prompts: Sequence[EncodedPrompt], max_new_tokens: int | None, copies: int) -> int:
         """How many tokens an answer may have.
 
         Raises:
@@ -216,7 +216,7 @@ class Pipeline:
     def _grounded(self, ids: list[int], encoded: EncodedRequest) -> Grounded:
         """The boxes of an answer."""
         if self.boxes.reads_prompt:
-            is_image = np.flatnonzero(encoded.prompt.places)
+            is_image = np.flatnonzero(encoded.prompt.is_image)
             text_start = is_image[-1] + 1 if len(is_image) else 0
             ids = [*encoded.prompt.ids[text_start:], *ids]
         return self.boxes.read(self.prompts.decode(ids), encoded.size)

@@ -1,4 +1,4 @@
-"""What a caller gets back."""
+"""The results of calls."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Generation:
         text: the answer without special tokens, up to where a stop string begins.
         token_ids: the new ids, those that ended the answer included.
         finish_reason: "stop" if an end token or a stop string ended the answer, "length" if it was cut.
-        prompt_tokens: how many tokens the prompt had, those of pictures included.
-        boxes: boxes named in the answer, in pixels of the first picture.
-        masks: those that the answer writes codes of, as for `segment` prompts; in pixels of the first picture where the
+        prompt_tokens: how many tokens the prompt had, those of images included.
+        boxes: boxes named in the answer, in pixels of the first image.
+        masks: those that the answer writes codes of, as for `segment` prompts; in pixels of the first image where the
             bundle has a decoder of masks.
         caption: prompt and answer as one text without tags, where a model writes phrases with boxes into its text.
-        entities: the phrases of the caption that have boxes, in pixels of the picture (in 0..1 without one).
+        entities: the phrases of the caption that have boxes, in pixels of the image (in 0..1 without one).
         score: of beam search: the sum of the tokens' log-probabilities by length ** length_penalty.
         alternatives: further answers to the prompt, if `num_return_sequences` asks for them; by beam search the best
             first.

@@ -83,7 +83,7 @@ class Stream(Iterator[str]):
 
 
 def fold(generator: Generator[object, None, T]) -> T:
-    """What a generator returns when it has come to its end."""
+    """Run a generator to its end; its return value."""
     while True:
         try:
             next(generator)

@@ -21,7 +21,7 @@ from .images.tiles import tiles
 from .model import VLM
 from .providers.load_options import LoadOptions
 from .stored_proof import Case, Evidence
-from .text.prompt import Encoded, Prompts
+from .text.prompt import EncodedPrompt, Prompts
 
 #: Of pixels: where torchvision is missing transformers resizes with Pillow, which rounds some levels otherwise.
 PIXELS = 1e-3
@@ -73,7 +73,7 @@ class Stages(Protocol):
         """Codes (masks, codes) to masks (masks, height, width), where the bundle has a decoder of masks."""
 
     def answers(
-        self, prompts: Sequence[Encoded], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
+        self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
         """For each prompt with its image embeddings the logits (tokens, vocab) after it and after each of its `tokens`
         (tokens,), fed one by one, but the last."""
@@ -87,11 +87,11 @@ class Loaded:
         self.encode, self.project, self.masks = self._engine.encode, self._engine.project, self._engine.masks
 
     def answers(
-        self, prompts: Sequence[Encoded], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
+        self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
         return [self._answer(*case) for case in zip(prompts, embeds, tokens)]
 
-    def _answer(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def _answer(self, prompt: EncodedPrompt, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         first, run = self._engine.start([self._engine.merge(prompt, [embeds])], len(tokens))
         later = (np.asarray(run.step(np.zeros(1, np.int64), tokens[i : i + 1])) for i in range(len(tokens) - 1))
         return np.concatenate([np.asarray(first), *later])
@@ -149,7 +149,7 @@ def _files(found: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterat
         yield Check(name, "", 1.0, 0.0, "sha256 is not that of the manifest; export the bundle again")
 
 
-def encode(stages: Stages, prompt: str, picture: Image.Image) -> Encoded:
+def encode(stages: Stages, prompt: str, picture: Image.Image) -> EncodedPrompt:
     """Prompt and picture of a proof, which is cut into few tiles."""
     recipe = stages.manifest.image
     if isinstance(recipe, manifest.Tiles):
@@ -193,16 +193,16 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
         )
 
 
-def _same_ids(encoded: Encoded, case: Case) -> bool:
+def _same_ids(encoded: EncodedPrompt, case: Case) -> bool:
     """Image embeddings take the place of whatever ids a processor puts there."""
     ids, embeds = case.expected[contract.INPUT_IDS], case.expected[contract.IMAGE_EMBEDS]
-    if len(encoded.ids) != len(ids) or encoded.places.sum() != np.prod(embeds.shape[:2]):
+    if len(encoded.ids) != len(ids) or encoded.is_image.sum() != np.prod(embeds.shape[:2]):
         return False
-    return np.array_equal(encoded.ids[~encoded.places], ids[~encoded.places])
+    return np.array_equal(encoded.ids[~encoded.is_image], ids[~encoded.is_image])
 
 
 def _answers(
-    stages: Stages, encoded: Sequence[Encoded], cases: Sequence[Case], precision: str, tolerance: float
+    stages: Stages, encoded: Sequence[EncodedPrompt], cases: Sequence[Case], precision: str, tolerance: float
 ) -> Iterator[Check]:
     """The logits of prefills and steps, which are fed the source's tokens, and the tokens that they choose."""
     embeds = [case.expected[contract.IMAGE_EMBEDS] for case in cases]

@@ -1,4 +1,4 @@
-"""Engines built ahead of the first answer."""
+"""Build engines ahead of the first answer."""
 
 from __future__ import annotations
 

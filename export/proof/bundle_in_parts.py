@@ -13,7 +13,7 @@ from ...graphs import contract, manifest
 from ...graphs.transforms.split import split
 from ...runtime.inference import token_embeddings as merge
 from ...runtime.providers.ort_session import session_options
-from ...runtime.text.prompt import Encoded, Prompts
+from ...runtime.text.prompt import EncodedPrompt, Prompts
 
 #: Bytes of weights in memory at a time. ONNX Runtime lays them out anew, so for a moment they are there twice.
 AT_ONCE = 1 << 28
@@ -47,16 +47,16 @@ class OnDisk:
         return values[contract.MASKS]
 
     def answers(
-        self, prompts: Sequence[Encoded], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
+        self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
         calls = [call for case in zip(prompts, embeds, tokens) for call in self.calls(*case)]
         logits = np.concatenate([values[contract.LOGITS][:, 0] for values in self.run(contract.DECODER, calls)])
         return np.split(logits, np.cumsum([len(ids) for ids in tokens])[:-1])
 
-    def calls(self, prompt: Encoded, embeds: np.ndarray, tokens: np.ndarray) -> list[Values]:
+    def calls(self, prompt: EncodedPrompt, embeds: np.ndarray, tokens: np.ndarray) -> list[Values]:
         """Inputs of the decoder: for a prompt, with empty KV buffers, then for each of `tokens` but the last."""
         recipe = self.manifest.embedding
-        row = merge.merge(self._table, prompt.ids, prompt.places, [embeds], recipe)
+        row = merge.merge(self._table, prompt.ids, prompt.is_image, [embeds], recipe)
         fed = [row, *(merge.embed(self._table, token, recipe)[None] for token in tokens[:-1])]
         capacity = len(row) + len(fed) - 1
         buffers = {

@@ -77,7 +77,7 @@ class WrittenCache(CachedAttention):
     def write(self, past: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """A copy of a buffer with the new tokens' keys or values (batch, kv_heads, sequence, head_dim) in it."""
         return torch.onnx.ops.symbolic(
-            "ScatterND", [past, self.places, new], dtype=past.dtype, shape=past.shape, version=OPSET
+            "ScatterND", [past, self.is_image, new], dtype=past.dtype, shape=past.shape, version=OPSET
         )
 
 

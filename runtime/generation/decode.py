@@ -32,7 +32,7 @@ def decode(
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield (answer, id) of every answer that goes on, until all have ended or `max_new_tokens` are out.
 
-    Answers that have ended are dropped from the batch; the last ones take their places. Answer number i is to prompt
+    Answers that have ended are dropped from the batch; the last ones take their rows. Answer number i is to prompt
     i // copies.
 
     Args:
@@ -65,12 +65,12 @@ def decode(
         rows = np.arange(len(rows))
 
 
-def fill_gaps(kept: np.ndarray) -> np.ndarray:
-    """The places that are kept (batch,), in an order that moves few: the last ones into the gaps, others stay."""
-    places = np.flatnonzero(kept)
-    stay, move = places[places < len(places)], places[places >= len(places)]
-    order = np.arange(len(places))
-    order[np.setdiff1d(order, stay, assume_unique=True)] = move
+def fill_gaps(going: np.ndarray) -> np.ndarray:
+    """The indices of True in `going` (batch,), ordered so that few rows move: the last ones fill the gaps, others stay."""
+    rows = np.flatnonzero(going)
+    order = np.arange(len(rows))
+    stay = rows[rows < len(rows)]
+    order[np.setdiff1d(order, stay, assume_unique=True)] = rows[rows >= len(rows)]
     return order
 
 

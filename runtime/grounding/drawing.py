@@ -1,4 +1,4 @@
-"""Boxes, masks and their labels drawn on a picture, legible on light and dark ones, large and small."""
+"""Boxes, masks and their labels drawn on an image, legible on light and dark ones, large and small."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from .types import Box, Mask
 
-#: Dark enough for white letters, a WCAG contrast of 4.5 or more; a white line keeps them apart from dark pictures.
+#: Dark enough for white letters, a WCAG contrast of 4.5 or more; a white line keeps them apart from dark images.
 PALETTE = ("#d6153f", "#0a7d33", "#1f4fd8", "#b35900", "#7a1fa2", "#007a87", "#a3195b", "#4d5d00")
 OPACITY = 0.45  #: of a mask's inside
 
@@ -19,12 +19,12 @@ Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
 
 def draw(image: Image.Image, boxes: Sequence[Box], masks: Sequence[Mask] = ()) -> Image.Image:
-    """A copy of the picture with masks filled and outlined, and boxes outlined and labelled, a colour for each label.
+    """A copy of the image with masks filled and outlined, and boxes outlined and labelled, a colour for each label.
 
-    Lines and letters are as large as suits the picture. Labels stay within it and, where there is room, off each other.
+    Lines and letters are as large as suits the image. Labels stay within it and, where there is room, off each other.
 
     Args:
-        image: the picture that the boxes and masks are of.
+        image: the image that the boxes and masks are of.
         boxes: in its pixels.
         masks: those without pixels are left out.
     """
@@ -62,7 +62,7 @@ class _Shape:
         whole = Image.fromarray(pixels).convert("L")
         left, top, right, bottom = whole.getbbox() or (0, 0, 1, 1)
         self._corner = left - line - 1, top - line - 1
-        # Cropping beyond the picture adds what is outside: there a mask has an edge as well.
+        # Cropping beyond the image adds what is outside: there a mask has an edge as well.
         inside = whole.crop((*self._corner, right + line + 1, bottom + line + 1))
         core = around = inside
         for _ in range(line):
@@ -79,7 +79,7 @@ class _Shape:
 
 
 def _around(box: Box, margin: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The pixels `margin` outside a box, within a picture of that size."""
+    """The pixels `margin` outside a box, within an image of that size."""
     left, top = max(0, box.xmin - margin), max(0, box.ymin - margin)
     return left, top, max(left, min(size[0], box.xmax + margin) - 1), max(top, min(size[1], box.ymax + margin) - 1)
 
@@ -115,7 +115,7 @@ def _tag(
 
 
 def _spots(box: Box, width: int, height: int, line: int, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Places for the upper left corner of a label, the best first, all of them within the picture if there is room.
+    """Places for the upper left corner of a label, the best first, all of them within the image if there is room.
 
     Above the box, below it, within its corners, then ever further from its upper edge.
     """

@@ -23,14 +23,14 @@ DONE = "done"
 
 
 class Kind(IntEnum):
-    """What a token is to a grammar; `OTHER` tokens never come."""
+    """The kind of a token in a grammar. `OTHER` tokens are never allowed."""
 
     OTHER = 0
     TEXT = auto()
     SPACE = auto()
     SEPARATOR = auto()
     END = auto()
-    PLACE = auto()
+    LOCATION = auto()
     CODE = auto()
     OPEN_PHRASE = auto()
     CLOSE_PHRASE = auto()
@@ -38,45 +38,45 @@ class Kind(IntEnum):
     CLOSE_BOXES = auto()
 
 
-#: of each state the kinds of tokens that may come, and the state after each
+#: For each state, the kinds of tokens that are allowed and the state after each.
 Table: TypeAlias = dict[str, dict[Kind, str]]
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """What answers may look like, over the ids of one vocabulary.
+    """The answers that are allowed, over the ids of one vocabulary.
 
     Attributes:
         table: its states; the first is where an answer begins.
         final: the states in which an answer may be cut.
         continues: whether an answer goes on where its prompt ended, and not from the first state.
         kinds: (vocab,) of int8, the `Kind` of each id.
-        places: (places,) of int64, the ids of bins or patches, in their order.
-        inside: takes the places of a box so far, gives (places,) of bool, those that may come next.
+        locations: (locations,) of int64, the ids of bins or patches, in their order.
+        inside: takes the locations of a box so far, gives (locations,) of bool, those that may come next.
     """
 
     table: Table
     final: frozenset[str]
     continues: bool
     kinds: np.ndarray
-    places: np.ndarray
+    locations: np.ndarray
     inside: Callable[[Sequence[int]], np.ndarray]
 
     def state(self, prompt: Sequence[int], answer: Sequence[int]) -> tuple[str, list[int]]:
-        """The state after an answer so far, and the places of the box that it stands in.
+        """The state after an answer so far, and the locations of the box that it stands in.
 
         A prompt may break the grammar; what comes after that is read from the first state.
         """
         first = state = next(iter(self.table))
-        places: list[int] = []
+        locations: list[int] = []
         for number in (*prompt, *answer) if self.continues else answer:
             kind = Kind(self.kinds[number]) if number < len(self.kinds) else Kind.OTHER
             state = self.table[state].get(kind, first)
-            places = [*places, int(np.flatnonzero(self.places == number)[0])] if kind is Kind.PLACE else []
-        return state, places
+            locations = [*locations, int(np.flatnonzero(self.locations == number)[0])] if kind is Kind.LOCATION else []
+        return state, locations
 
     def least(self) -> dict[str, int]:
-        """Of each state the number of tokens after which an answer with a box may be cut."""
+        """For each state, the least number of further tokens after which an answer with a box may end."""
         found = dict.fromkeys(self.final, 0)
         while len(found) < len(self.table):
             for state, ways in self.table.items():
@@ -112,13 +112,13 @@ class Constraint:
     def allowed(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """(vocab,) of bool: the ids that may come."""
         grammar = self._grammar
-        state, places = grammar.state(prompt, answer)
+        state, locations = grammar.state(prompt, answer)
         left = self._length - len(answer) - 1
         kinds = np.zeros(len(Kind), bool)
         kinds[[kind for kind, after in grammar.table[state].items() if self._least[after] <= left]] = True
         allowed = kinds[grammar.kinds]
-        if kinds[Kind.PLACE]:
-            allowed[grammar.places] = grammar.inside(places)
+        if kinds[Kind.LOCATION]:
+            allowed[grammar.locations] = grammar.inside(locations)
         return allowed
 
 

@@ -43,20 +43,20 @@ class Locations:
         label = {Kind.TEXT: "label", Kind.SPACE: "label", Kind.SEPARATOR: "next", Kind.END: DONE}
         edges, codes = len(format.edges), format.codes
         table: Table = {
-            "nothing": {Kind.PLACE: "edge 1", Kind.END: DONE},
-            **{f"edge {n}": {Kind.PLACE: f"edge {n + 1}"} for n in range(1, edges)},
+            "nothing": {Kind.LOCATION: "edge 1", Kind.END: DONE},
+            **{f"edge {n}": {Kind.LOCATION: f"edge {n + 1}"} for n in range(1, edges)},
             f"edge {edges}": label | {Kind.CODE: "code 1"},
             **{f"code {n}": {Kind.CODE: f"code {n + 1}"} for n in range(1, codes)},
             f"code {codes}": label,
             "label": label,
-            "next": {Kind.SPACE: "spaced", Kind.PLACE: "edge 1"},
-            "spaced": {Kind.PLACE: "edge 1"},
+            "next": {Kind.SPACE: "spaced", Kind.LOCATION: "edge 1"},
+            "spaced": {Kind.LOCATION: "edge 1"},
             DONE: {Kind.END: DONE},
         }
         kinds = vocabulary.kinds(format.separator)
         kinds[vocabulary.known(map(format.code.format, range(format.code_values)))] = Kind.CODE
         bins = vocabulary.all(map(format.token.format, range(format.bins)))
-        kinds[bins] = Kind.PLACE
+        kinds[bins] = Kind.LOCATION
 
         def inside(given: Sequence[int]) -> np.ndarray:
             """A far edge lies behind the near one, which leaves room for it."""
@@ -70,7 +70,7 @@ class Locations:
 
 
 def boxes(text: str, format: LocationTokens, width: int, height: int) -> list[Box]:
-    """The boxes of an answer about a picture of `width` x `height` pixels; runs of other than four tokens are none.
+    """The boxes of an answer about an image of `width` x `height` pixels; runs of other than four tokens are none.
 
     A label reaches to the separator, the next location token or the end; codes in front of it are no part of it.
     """
@@ -100,7 +100,7 @@ def _coded(text: str, format: LocationTokens, width: int, height: int) -> Iterat
 
 
 def filled(mask: Mask, shape: np.ndarray, width: int, height: int) -> Mask:
-    """A mask with its pixels in a picture of `width` x `height`: its shape (rows, columns), above 0 inside, as large as
+    """A mask with its pixels in an image of `width` x `height`: its shape (rows, columns), above 0 inside, as large as
     the box.
 
     The shape is resized bilinearly and then cut at 0, as big_vision's evaluation of segmentation does; the box is that

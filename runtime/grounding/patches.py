@@ -46,8 +46,8 @@ class Patches:
             "phrase": {Kind.TEXT: "named", Kind.SPACE: "phrase"},
             "named": {Kind.TEXT: "named", Kind.SPACE: "named", Kind.CLOSE_PHRASE: "phrased"},
             "phrased": {Kind.OPEN_BOXES: "box"},
-            "box": {Kind.PLACE: "corner"},
-            "corner": {Kind.PLACE: "boxed"},
+            "box": {Kind.LOCATION: "corner"},
+            "corner": {Kind.LOCATION: "boxed"},
             "boxed": {Kind.SEPARATOR: "box", Kind.CLOSE_BOXES: "grounded"},
             "grounded": {
                 Kind.TEXT: "grounded", Kind.SPACE: "grounded", Kind.OPEN_PHRASE: "phrase", Kind.END: DONE,
@@ -58,7 +58,7 @@ class Patches:
         tags = vocabulary.all((*format.phrase, *format.object, format.separator))
         kinds[tags] = [Kind.OPEN_PHRASE, Kind.CLOSE_PHRASE, Kind.OPEN_BOXES, Kind.CLOSE_BOXES, Kind.SEPARATOR]
         patches = vocabulary.all(map(format.token.format, range(format.side**2)))
-        kinds[patches] = Kind.PLACE
+        kinds[patches] = Kind.LOCATION
         rows, columns = np.divmod(np.arange(format.side**2), format.side)
 
         def inside(given: Sequence[int]) -> np.ndarray:
@@ -125,7 +125,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, list[Entity]]:
-    """The caption in a text, tags removed, and its entities, with boxes in pixels of a `width` x `height` picture.
+    """The caption in a text, tags removed, and its entities, with boxes in pixels of a `width` x `height` image.
 
     Boxes without a phrase are entities each, named by their tokens. Malformed text is read as the
     source model's processor in transformers reads it.

@@ -1,4 +1,4 @@
-"""Boxes, masks and entities: what an answer says about places in an image."""
+"""Boxes, masks and entities: what an answer says about regions of an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PhraseBoxes: TypeAlias = Sequence[PatchBox | Sequence[PatchBox] | None]
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled box in pixels of the given picture; the far edges are exclusive."""
+    """A labelled box in pixels of the given image; the far edges are exclusive."""
 
     label: str
     xmin: float
@@ -33,7 +33,7 @@ class Mask:
         label: as that of the box.
         box: where it is.
         codes: those that the answer writes for the shape.
-        pixels: (height, width) of bool, the whole picture; None where the bundle has no decoder of masks.
+        pixels: (height, width) of bool, the whole image; None where the bundle has no decoder of masks.
     """
 
     label: str

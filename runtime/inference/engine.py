@@ -13,7 +13,7 @@ from ...graphs.manifest import Manifest
 from ..limits import Limits
 from ..providers import cuda, probe, tensorrt
 from ..providers.targets import Target
-from ..text.prompt import Encoded
+from ..text.prompt import EncodedPrompt
 from . import token_embeddings as merge
 from .device_cache import Device
 from .host_cache import Cache, CopiedCache
@@ -92,13 +92,13 @@ class Engine:
         """Codes of masks (masks, codes) of int64 to masks (masks, height, width), above 0 where the thing is."""
         return self._masks.run({contract.MASK_CODES: codes})[0]
 
-    def embed(self, prompt: Encoded) -> np.ndarray:
-        """Embeddings (tokens, hidden) of a prompt, its pictures and videos in their places."""
+    def embed(self, prompt: EncodedPrompt) -> np.ndarray:
+        """Embeddings (tokens, hidden) of a prompt, with those of its images and videos."""
         return self.merge(prompt, [self.encode_images(tiles) for tiles in prompt.tiles])
 
-    def merge(self, prompt: Encoded, embeds: list[np.ndarray]) -> np.ndarray:
-        """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its pictures."""
-        return merge.merge(self._table, prompt.ids, prompt.places, embeds, self.manifest.embedding)
+    def merge(self, prompt: EncodedPrompt, embeds: list[np.ndarray]) -> np.ndarray:
+        """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its images."""
+        return merge.merge(self._table, prompt.ids, prompt.is_image, embeds, self.manifest.embedding)
 
     def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
         """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, of the prefill of
@@ -135,7 +135,7 @@ class Engine:
         return run.run_tokens(rest[None], np.array([len(rest)])), run
 
     def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
-        """Embeddings (..., hidden) of ids (...), none of them of a picture."""
+        """Embeddings (..., hidden) of ids (...), none of them of an image."""
         return merge.embed(self._table, ids, self.manifest.embedding)
 
 

@@ -68,16 +68,16 @@ def unpacked(rows: np.ndarray) -> np.ndarray:
 
 
 def merge(
-    table: np.ndarray, ids: np.ndarray, places: np.ndarray, image_embeds: Sequence[np.ndarray], recipe: Embedding
+    table: np.ndarray, ids: np.ndarray, is_image: np.ndarray, image_embeds: Sequence[np.ndarray], recipe: Embedding
 ) -> np.ndarray:
-    """Embeddings (tokens, hidden) of `ids` (tokens,) and, where `places` (tokens,) is True, of images.
+    """Embeddings (tokens, hidden) of `ids` (tokens,) and, where `is_image` (tokens,) is True, of images.
 
     These are the rows of `image_embeds`, each (tiles, image_tokens, hidden), in order. The ids there are not looked up
     and may lie beyond the table.
     """
-    merged = embed(table, np.where(places, 0, ids), recipe)
+    merged = embed(table, np.where(is_image, 0, ids), recipe)
     if image_embeds:
-        merged[places] = np.concatenate(image_embeds).reshape(-1, merged.shape[1])
+        merged[is_image] = np.concatenate(image_embeds).reshape(-1, merged.shape[1])
     return merged
 
 

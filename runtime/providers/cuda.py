@@ -28,7 +28,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Machine:
-    """What engines are built for: the GPU's name and compute capability, and the versions of what builds them."""
+    """The machine that engines are built for: its GPU, and the versions of the libraries that build them."""
 
     device: str
     capability: str
@@ -84,10 +84,10 @@ def _load(name: str, folder: Path | None) -> Library:
 
 
 def machine(device_id: int = 0) -> Machine:
-    """What this machine has; to be asked where `probe.require` found that TensorRT runs.
+    """Describe this machine. Call it only after `probe.require` found that TensorRT runs.
 
     Raises:
-        ProviderError: if the driver does not tell.
+        ProviderError: if the driver does not answer.
     """
     driver = ctypes.CDLL(file_name(DRIVER, 1))
     tensorrt = ctypes.CDLL(file_name("nvinfer", TENSORRT_LIBRARIES["nvinfer"]))

@@ -1,4 +1,4 @@
-"""What ONNX Runtime is installed and which of its providers run on this machine: each is tried, none is believed."""
+"""The installed ONNX Runtime, and which of its providers really run on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .table import AUTO, PROVIDERS
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """The result of an examination.
 
     Attributes:
         packages: name and version of each installed package that brings ONNX Runtime.

@@ -52,7 +52,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Option:
-    """What an option means, its values, and for each provider that has it, where it goes and how it is called there."""
+    """An option: its meaning, its values, and for each provider that has it, the settings that it changes."""
 
     meaning: str
     values: Number | Choice
@@ -128,10 +128,10 @@ def takes(provider: str, options: Mapping[str, Any]) -> bool:
 
 
 def settle(provider: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each of ONNX Runtime's providers (texts by name), and `SESSION` (values by attribute), is to be given.
+    """The settings of each of ONNX Runtime's providers (texts by name) and of `SESSION` (values by attribute).
 
     Raises:
-        InputError: for a name that the provider has not, or a value that cannot be.
+        InputError: for an unknown name or an invalid value.
     """
     settled: dict[str, dict[str, Any]] = {name: {} for name in (SESSION, *(row.ort_name for row in PROVIDERS.values()))}
     if not PROVIDERS[provider].on_host:

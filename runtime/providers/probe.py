@@ -22,7 +22,7 @@ GPU_PACKAGE = "onnxruntime-gpu[cuda,cudnn]"
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of trying a provider.
+    """The result of trying a provider.
 
     Attributes:
         provider: "cpu", "cuda" or "tensorrt".
@@ -94,7 +94,7 @@ def packages() -> list[str]:
 
 
 def clash() -> str | None:
-    """What is wrong and what to do where several packages bring onnxruntime."""
+    """The problem and its remedy if several installed packages bring onnxruntime; None otherwise."""
     found = packages()
     if len(found) < 2:
         return None

@@ -54,8 +54,11 @@ class Target:
         return self.settled[PROVIDERS["cuda"].ort_name].get("enable_cuda_graph") == "1"
 
     def entries(self, captures: bool = False) -> list[tuple[str, dict[str, str]]]:
-        """What a session is given as its providers. Only a session whose steps are captured may be told to `captures`:
-        all its runs would be."""
+        """The providers of a session, with their options, as ONNX Runtime takes them.
+
+        Args:
+            captures: whether every run of the session is to be captured as a CUDA graph.
+        """
         names = [PROVIDERS[name].ort_name for name in (self.provider, *self.row.leaves_to)]
         entries = [(name, dict(self.settled[name])) for name in names]
         for _, options in entries:

@@ -20,18 +20,18 @@ PromptInput: TypeAlias = "str | Sequence[chat.Message]"
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPrompt:
     """A prompt for the decoder.
 
     Attributes:
         ids: (tokens,) of int64, placeholders included.
-        places: (tokens,) of bool, where image embeddings go.
+        is_image: (tokens,) of bool, True where an image embedding replaces the token's.
         counted: (tokens,) of int64, the ids as penalties and other filters count them.
         tiles: the tiles (tiles, 3, height, width) of its images and videos, in the order of their placeholders.
     """
 
     ids: np.ndarray
-    places: np.ndarray
+    is_image: np.ndarray
     counted: np.ndarray
     tiles: list[np.ndarray]
 
@@ -67,7 +67,9 @@ class Prompts:
                 raise BundleError(f"{path} is not UTF-8: {error}; export the bundle again") from None
             self._template = chat.Template(source, format.special_tokens)
 
-    def encode(self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()) -> Encoded:
+    def encode(
+        self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()
+    ) -> EncodedPrompt:
         """Encode a prompt about images and videos, each given by its tiles (tiles, 3, height, width).
 
         Raises:
@@ -81,30 +83,31 @@ class Prompts:
             raise InputError("this model takes no conversations; give the prompt as a text")
         return self._plain(prompt, images, self.format)
 
-    def _plain(self, prompt: str, images: Sequence[np.ndarray], format: Plain) -> Encoded:
+    def _plain(self, prompt: str, images: Sequence[np.ndarray], format: Plain) -> EncodedPrompt:
         if len(images) < format.min_images:
-            raise InputError("this model answers about pictures; give at least one")
+            raise InputError("this model answers about images; give at least one")
         if format.max_images is not None and len(images) > format.max_images:
-            raise InputError(f"this model takes at most {format.max_images} picture a prompt, {len(images)} given")
+            raise InputError(f"this model takes at most {format.max_images} image a prompt, {len(images)} given")
         text = self.ids(format.before + (prompt.strip() if format.strip else prompt) + format.after)
         if format.image_token_id in text:
-            raise InputError(f"the prompt has {format.image} in it; placeholders are added for the pictures given")
-        ids, places = self.ids(format.start), [False] * len(self.ids(format.start))
+            raise InputError(f"the prompt has {format.image} in it; placeholders are added for the given images")
+        ids = self.ids(format.start)
+        marks = [False] * len(ids)
         for tiles in images:
             around = self.ids(format.image_start), self.ids(format.image_end)
             tokens = len(tiles) * self._tile_tokens
             ids += [*around[0], *[format.image_token_id] * tokens, *around[1]]
-            places += [False] * len(around[0]) + [True] * tokens + [False] * len(around[1])
-        all_ids, is_image = np.array(ids + text, np.int64), np.array(places + [False] * len(text))
+            marks += [False] * len(around[0]) + [True] * tokens + [False] * len(around[1])
+        all_ids, is_image = np.array(ids + text, np.int64), np.array(marks + [False] * len(text))
         counted = all_ids.copy()
         if format.counted_from is not None:
             numbers = [np.arange(len(tiles) * self._tile_tokens) for tiles in images]
             counted[is_image] = format.counted_from + np.concatenate([*numbers, np.zeros(0, np.int64)])
-        return Encoded(all_ids, is_image, counted, list(images))
+        return EncodedPrompt(all_ids, is_image, counted, list(images))
 
     def _chat(
         self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: Chat
-    ) -> Encoded:
+    ) -> EncodedPrompt:
         text = self._template.render(chat.conversation(prompt, len(images), len(videos)))
         waiting = {format.image: iter(images), format.video: iter(videos)}
         tiles: list[np.ndarray] = []
@@ -123,7 +126,7 @@ class Prompts:
                 " user's"
             )
         ids = np.array(self.ids("".join(pieces)), np.int64)
-        return Encoded(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), ids, tiles)
+        return EncodedPrompt(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), ids, tiles)
 
     def _expect_token(self, token: str, token_id: int, name: str) -> None:
         if self.tokenizer.token_to_id(token) != token_id:

@@ -62,14 +62,14 @@ def test_prompts_have_the_ids_of_the_processor(processor: Processor):
         elif name == KOSMOS2:
             inputs = source(images=picture, text=text)
             mask = np.asarray(inputs["image_embeds_position_mask"], bool)
-            assert (mask == ours.places).all()
+            assert (mask == ours.is_image).all()
             assert prompts.encode(text, []).ids.tolist() == source(text=text)["input_ids"], text
         else:
             content = [{"type": "image"}, {"type": "text", "text": text}]
             chat = source.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
             inputs = source(images=picture, text=chat, add_special_tokens=False)
         ids = np.asarray(inputs["input_ids"]).ravel()
-        assert ids[~ours.places].tolist() == ours.ids[~ours.places].tolist(), text
+        assert ids[~ours.is_image].tolist() == ours.ids[~ours.is_image].tolist(), text
         if name != KOSMOS2:  # there the ids at the places are a numbering, never looked up
             assert ids.tolist() == ours.ids.tolist(), text
 

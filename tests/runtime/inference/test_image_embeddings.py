@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path):
         cache([picture(1)])
 
 
-class Encoded:
+class EncodedPrompt:
     """The tiles of each run of the vision encoder."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_pictures_of_all_prompts_are_encoded_together_within_the_memory_for_it(
     tile = (1 << 30) // load(bundle, threads=1).pipeline.engine.tiles_at_once
     answers = []
     for memory, runs in ((1, [1] * 5), (2.5 * tile, [2, 2, 1]), (1 << 30, [5])):
-        encoded = Encoded(monkeypatch)
+        encoded = EncodedPrompt(monkeypatch)
         vlm = load(bundle, threads=1, limits=Limits(vision_memory=int(memory)))
         answers.append([one.token_ids for one in vlm.generate(["caption"] * 5, pictures)])
         assert encoded.runs == runs
@@ -160,7 +160,7 @@ def test_pictures_of_all_prompts_are_encoded_together_within_the_memory_for_it(
 
 
 def test_embeddings_on_disk_serve_the_next_load(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    picture, encoded = shapes.draw(shapes.scene(shapes.HELD_OUT)), Encoded(monkeypatch)
+    picture, encoded = shapes.draw(shapes.scene(shapes.HELD_OUT)), EncodedPrompt(monkeypatch)
     answers = [load(bundle, threads=1, embedding_folder=tmp_path).generate("caption", picture) for _ in range(2)]
     assert answers[0].token_ids == answers[1].token_ids
     assert encoded.runs == [1]

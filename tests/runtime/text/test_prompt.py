@@ -49,7 +49,7 @@ def test_images_stand_before_the_text(locating: Prompts):
     assert locating.encode("", [TILE]).ids.tolist() == [IMAGE] * TILE_TOKENS + [bos, newline]
     encoded = locating.encode("caption en", [TILE, TILE])
     assert encoded.ids.tolist() == [IMAGE] * 2 * TILE_TOKENS + [bos, *locating.ids("caption en"), newline]
-    assert encoded.places.tolist() == [True] * 2 * TILE_TOKENS + [False] * (len(encoded.ids) - 2 * TILE_TOKENS)
+    assert encoded.is_image.tolist() == [True] * 2 * TILE_TOKENS + [False] * (len(encoded.ids) - 2 * TILE_TOKENS)
 
 
 def test_an_image_stands_between_its_tags(grounded: Prompts):
@@ -57,10 +57,10 @@ def test_an_image_stands_between_its_tags(grounded: Prompts):
     start, image, end = (grounded.tokenizer.token_to_id(token) for token in ("<s>", "<image>", "</image>"))
     assert grounded.encode(text, []).ids.tolist() == [start, *grounded.ids(text)]
     encoded = grounded.encode(f"  {text} ", [TILE])
-    assert encoded.places.tolist() == [False] * 2 + [True] * TILE_TOKENS + [False] * (
+    assert encoded.is_image.tolist() == [False] * 2 + [True] * TILE_TOKENS + [False] * (
         len(encoded.ids) - 2 - TILE_TOKENS
     )
-    assert encoded.ids[~encoded.places].tolist() == [start, image, end, *grounded.ids(text)]
+    assert encoded.ids[~encoded.is_image].tolist() == [start, image, end, *grounded.ids(text)]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_conversations(chat: Prompts):
         {"role": "user", "content": "And now?"},
     ]
     encoded = chat.encode([system, *turns], [np.concatenate([TILE] * 5)])
-    text = chat.tokenizer.decode(encoded.ids[~encoded.places].tolist(), skip_special_tokens=False)
+    text = chat.tokenizer.decode(encoded.ids[~encoded.is_image].tolist(), skip_special_tokens=False)
     assert text == (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nWhat is it?<|eot_id|>"
@@ -104,8 +104,8 @@ def test_conversations(chat: Prompts):
         "<|start_header_id|>user<|end_header_id|>\n\nAnd now?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
-    assert encoded.places.sum() == 5 * TILE_TOKENS
-    assert (encoded.ids[encoded.places] == CHAT_IMAGE).all()
+    assert encoded.is_image.sum() == 5 * TILE_TOKENS
+    assert (encoded.ids[encoded.is_image] == CHAT_IMAGE).all()
 
 
 def test_pictures_and_videos_take_the_places_of_their_kind_in_order(chat: Prompts):
@@ -118,7 +118,7 @@ def test_pictures_and_videos_take_the_places_of_their_kind_in_order(chat: Prompt
     encoded = chat.encode(turns, [one, two], [clip])
     assert [len(tiles) for tiles in encoded.tiles] == [2, 3, 4], "the template puts pictures before videos"
     assert (encoded.ids == CHAT_VIDEO).sum() == 4 * TILE_TOKENS
-    assert encoded.places.sum() == 9 * TILE_TOKENS
+    assert encoded.is_image.sum() == 9 * TILE_TOKENS
 
 
 @pytest.mark.parametrize(

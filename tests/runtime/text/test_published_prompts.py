@@ -51,8 +51,8 @@ def test_pictures_prefix_and_newline(locating: Prompts):
     assert len(locating.encode("answer en Where is the cow standing?", [TILE]).ids) == 266
     assert len(locating.encode("What is on the flower?", [TILE]).ids) == 264
     two = locating.encode("Describe the images.", [TILE, TILE])
-    assert (len(two.ids), two.places.sum()) == (518, 512)
-    assert two.places[:512].all()
+    assert (len(two.ids), two.is_image.sum()) == (518, 512)
+    assert two.is_image[:512].all()
 
 
 @pytest.mark.needs(PALIGEMMA)
@@ -89,8 +89,8 @@ def test_published_prompts_with_phrases_and_boxes(grounded: Prompts, published: 
     assert {tuple(row) for row in ids} == {tuple(row) for row in wanted}
     for text, row in zip(found, ids):
         encoded = grounded.encode(text, [TILE])
-        assert encoded.places.tolist() == [False, False] + [True] * 64 + [False] + [False] * (len(row) - 2)
-        assert encoded.ids[~encoded.places].tolist() == [0, 64003, 64004, *row[1:-1]]
+        assert encoded.is_image.tolist() == [False, False] + [True] * 64 + [False] + [False] * (len(row) - 2)
+        assert encoded.ids[~encoded.is_image].tolist() == [0, 64003, 64004, *row[1:-1]]
 
 
 @pytest.mark.needs(KOSMOS2, "expected")
