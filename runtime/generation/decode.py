@@ -66,7 +66,7 @@ def decode(
 
 
 def fill_gaps(going: np.ndarray) -> np.ndarray:
-    """The indices of True in `going` (batch,), ordered so that few rows move: the last ones fill the gaps, others stay."""
+    """The indices of True in `going` (batch,), so ordered that few rows move: the last ones fill the gaps."""
     rows = np.flatnonzero(going)
     order = np.arange(len(rows))
     stay = rows[rows < len(rows)]

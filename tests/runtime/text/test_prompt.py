@@ -84,7 +84,7 @@ def test_placeholders_in_a_prompt_are_refused(locating: Prompts, grounded: Promp
             prompts.encode(f"{placeholder}caption", [TILE])
     with pytest.raises(InputError, match="at least one"):
         locating.encode("caption", [])
-    with pytest.raises(InputError, match="at most 1 picture"):
+    with pytest.raises(InputError, match="at most 1 image"):
         grounded.encode("caption", [TILE, TILE])
 
 
