@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from . import contract
 from . import shape_profile as profile
+from .precision import PRECISIONS
 
 if TYPE_CHECKING:
     from .manifest import Manifest
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
 EDGES = ("xmax", "xmin", "ymax", "ymin")
 #: Ranks of the tensors that each graph begins with, inputs and outputs.
 RANKS = {
