@@ -216,7 +216,7 @@ def _prove(
 
 def _template(source: Checkpoint, recipe: family.Recipe) -> str | None:
     """The chat template of a model that needs one, tried on the family's example."""
-    if not isinstance(recipe.prompt, manifest.Chat):
+    if not isinstance(recipe.prompt, manifest.ChatPrompt):
         return None
     text = source.chat_template() or ""
     try:
@@ -270,7 +270,7 @@ def _manifest(
     source: Checkpoint,
     parts: family.ModelParts,
     recipe: family.Recipe,
-    generation: manifest.Generation,
+    generation: manifest.GenerationDefaults,
     precisions: dict[str, str],
     target: targets.Target,
     prefill: manifest.Prefill,

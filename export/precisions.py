@@ -43,9 +43,9 @@ def graph(model: ir.Model, name: str, chosen: str, block_size: int) -> None:
         if (dtype := _float(precision)) != ir.DataType.FLOAT:
             float16.store(model, dtype)
     elif precision.bits == 8 and name != contract.DECODER:
-        quantize_columns.quantize(model)
+        quantize_columns.quantize_columns(model)
     else:
-        quantize_blocks.quantize(model, precision.bits, block_size)
+        quantize_blocks.quantize_blocks(model, precision.bits, block_size)
 
 
 def table(source: Source, chosen: str) -> Streamed:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..graphs import ExportError, contract, manifest
 from ..graphs.precision import PRECISIONS
-from ..graphs.shape_profile import Extent, Profile
+from ..graphs.shape_profile import Profile, SizeRange
 from .families.registry import ModelParts, Recipe
 from .tracing import fused_attention, portable_attention
 from .tracing.fused_attention import CachedAttention
@@ -102,12 +102,12 @@ def engine_profiles(parts: ModelParts, recipe: Recipe) -> dict[str, Profile]:
     smallest = min(SMALLEST_CACHE, positions)
     usual_cache = min(positions, max(smallest, 1 << usual_prompt.bit_length()))
     extents = {
-        contract.TILES: Extent(1, 1, TILES),
-        contract.BATCH: Extent(1, 1, ROWS),
-        contract.SEQUENCE: Extent(1, 1, min(positions, longest_prompt)),
-        contract.KEPT: Extent(1, 1, 1),
-        contract.CAPACITY: Extent(smallest, usual_cache, positions),
-        contract.MASKS: Extent(1, 1, MASKS),
+        contract.TILES: SizeRange(1, 1, TILES),
+        contract.BATCH: SizeRange(1, 1, ROWS),
+        contract.SEQUENCE: SizeRange(1, 1, min(positions, longest_prompt)),
+        contract.KEPT: SizeRange(1, 1, 1),
+        contract.CAPACITY: SizeRange(smallest, usual_cache, positions),
+        contract.MASKS: SizeRange(1, 1, MASKS),
     }
     return {
         name: {axis: extent for axis, extent in extents.items() if axis in spec.axes}

@@ -24,7 +24,7 @@ FILE_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelScaling:
     """How a picture is resized, and how its grey levels become numbers: (level * rescale_factor - mean) / std."""
 
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -40,7 +40,7 @@ class Resize:
     kind: Literal["resize"]
     height: int
     width: int
-    pixels: Pixels
+    pixels: PixelScaling
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Tiles:
     kind: Literal["tiles"]
     size: int
     max_tiles: int
-    pixels: Pixels
+    pixels: PixelScaling
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Plain:
+class TextPrompt:
     """The ids of a prompt: those of `start`; for each picture those of `image_start`, its placeholders, those of
     `image_end`; at last those of `before`, the prompt and `after` as one text.
 
@@ -91,7 +91,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Chat:
+class ChatPrompt:
     """The ids of a conversation as `chat_template.jinja` writes it, with `special_tokens` as its variables.
 
     The template puts `image` or `video` once where a picture or video belongs; it is repeated there for each image
@@ -114,7 +114,7 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationDefaults:
     """Ids that end an answer, the longest answer if the caller sets no limit, and other defaults.
 
     Where there is a `max_length`, prompt and answer together have no more tokens than that if the caller sets no limit.
@@ -236,11 +236,11 @@ class Manifest:
     cache: Literal["in_place", "copied"]
     image: Resize | Tiles
     video: Video | None
-    prompt: Plain | Chat
+    prompt: TextPrompt | ChatPrompt
     embedding: Embedding
     causal: bool
     prefill: Prefill
-    generation: Generation
+    generation: GenerationDefaults
     grounding: LocationTokens | PatchTokens | None
     proof: Proof | None
     files: dict[str, File]

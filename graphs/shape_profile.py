@@ -8,7 +8,7 @@ from .contract import GraphSpec
 
 
 @dataclass(frozen=True)
-class Extent:
+class SizeRange:
     """The smallest, the usual and the largest of a size."""
 
     smallest: int
@@ -17,7 +17,7 @@ class Extent:
 
 
 #: the extents of a graph's varying sizes by the names that its `GraphSpec` has for them
-Profile = dict[str, Extent]
+Profile = dict[str, SizeRange]
 
 
 def problems(profile: Profile, spec: GraphSpec) -> list[str]:

@@ -86,7 +86,7 @@ class Chat:
             raise GenerationError("another question is being answered; wait for its answer, or close its stream")
         try:
             timer = StageTimer()
-            in_turns = isinstance(self._pipeline.manifest.prompt, manifest.Chat)
+            in_turns = isinstance(self._pipeline.manifest.prompt, manifest.ChatPrompt)
             if not in_turns and self.messages and (images is not None or videos is not None):
                 raise InputError("this model answers each question on its own; begin another chat for other images")
             new = self._unnamed + self._read(images, videos)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ..graphs import InputError
-from ..graphs.manifest import Generation
+from ..graphs.manifest import GenerationDefaults
 from .memory import free_memory
 
 MAX_PIXELS = (1 << 30) // 12  #: 256 MiB of RGB: of more Pillow warns as of a decompression bomb
@@ -57,7 +57,7 @@ class Limits:
                 f"{number} images and videos are given, the limit max_images is {self.max_images}; give fewer"
             )
 
-    def check_image_tokens(self, tokens: int, generation: Generation) -> None:
+    def check_image_tokens(self, tokens: int, generation: GenerationDefaults) -> None:
         """Raise an InputError for more image embeddings than a prompt has room for."""
         most, allowed = generation.max_positions, f"the model has {generation.max_positions} positions"
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < most:
@@ -80,7 +80,7 @@ class Limits:
                 f" bytes, {name} {allowed}; {remedy}, or for fewer tokens"
             )
 
-    def room(self, prompt_tokens: int, max_new_tokens: int | None, generation: Generation) -> int:
+    def room(self, prompt_tokens: int, max_new_tokens: int | None, generation: GenerationDefaults) -> int:
         """How many tokens may be made after the longest of the prompts: what is asked for, or else the default.
 
         Raises:

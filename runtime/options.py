@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from ..graphs import InputError
-from ..graphs.manifest import Generation
+from ..graphs.manifest import GenerationDefaults
 from ..graphs.sampling import Kind, Sampling, integer, option, optional, show
 
 
@@ -102,7 +102,7 @@ FIELDS = tuple(
 )
 
 
-def settle(options: Options, bundle: Generation) -> Settings:
+def settle(options: Options, bundle: GenerationDefaults) -> Settings:
     """The settings of a call.
 
     Raises:

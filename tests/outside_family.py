@@ -75,7 +75,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     return Recipe(
         examples=("What is it?", "What colour is it?"),
         image=image_processor.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
-        prompt=manifest.Plain(
+        prompt=manifest.TextPrompt(
             kind="plain",
             start="<bos>",
             image_start="",

@@ -10,7 +10,7 @@ from ...graphs import CheckpointError, strict_json
 from ...graphs.sampling import Sampling, ids
 
 NAME = "generation_config.json"
-#: Keys of limits and ends, which are fields of `manifest.Generation`.
+#: Keys of limits and ends, which are fields of `manifest.GenerationDefaults`.
 LIMITS = ("eos_token_id", "max_length", "max_new_tokens")
 #: Keys that are fields of `Sampling` under another name.
 RENAMED = {"stop_strings": "stop"}

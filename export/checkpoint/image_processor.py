@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...graphs.manifest import Pixels, Resize
+from ...graphs.manifest import PixelScaling, Resize
 from .settings import Settings
 
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 
 
-def pixels(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> Pixels:
+def pixels(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelScaling:
     """How a processor scales and normalises; `mean` and `std` are its class's, for settings that leave them out."""
     if not settings.get("do_resize", True):
         settings.refuse("do_resize", "true: only processors that resize are supported")
@@ -16,7 +16,7 @@ def pixels(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) 
     if type(resample) is not int or resample not in RESAMPLE:
         settings.refuse("resample", f"one of {', '.join(f'{number} ({name})' for number, name in RESAMPLE.items())}")
     rescales, normalises = settings.flag("do_rescale", True), settings.flag("do_normalize", True)
-    return Pixels(
+    return PixelScaling(
         resample=RESAMPLE[resample],
         rescale_factor=settings.number("rescale_factor", 1 / 255) if rescales else 1.0,
         mean=settings.channels("image_mean", mean) if normalises else (0.0,) * 3,

@@ -148,7 +148,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     return Recipe(
         examples=("<grounding> An image of", "<grounding> Describe this image in detail:"),
         image=_resize(checkpoint),
-        prompt=manifest.Plain(
+        prompt=manifest.TextPrompt(
             kind="plain",
             start="<s>",
             image_start=IMAGE,

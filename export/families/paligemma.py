@@ -94,7 +94,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     return Recipe(
         examples=("caption en", "detect red circle"),
         image=image,
-        prompt=manifest.Plain(
+        prompt=manifest.TextPrompt(
             kind="plain",
             start="",
             image_start="",

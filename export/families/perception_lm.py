@@ -181,7 +181,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
         if tiled
         else image,
         video=manifest.Video(videos.integer("num_frames", DEFAULT_FRAMES), processing.resize(videos, side)),
-        prompt=manifest.Chat(
+        prompt=manifest.ChatPrompt(
             kind="chat",
             special_tokens=checkpoint.special_tokens(),
             image=IMAGE_TOKEN,

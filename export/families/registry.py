@@ -61,7 +61,7 @@ class Recipe:
 
     examples: tuple[str, ...]
     image: manifest.Resize | manifest.Tiles
-    prompt: manifest.Plain | manifest.Chat
+    prompt: manifest.TextPrompt | manifest.ChatPrompt
     embedding: manifest.Embedding
     max_positions: int
     eos_token_id: int | list[int] | None
@@ -135,14 +135,14 @@ def build(family: Family, checkpoint: Checkpoint) -> ModelParts:
         ) from error
 
 
-def generation(checkpoint: Checkpoint, recipe: Recipe) -> manifest.Generation:
+def generation(checkpoint: Checkpoint, recipe: Recipe) -> manifest.GenerationDefaults:
     """How an answer is made and ends: by generation_config.json, and by the family where that says nothing.
 
     Raises:
         CheckpointError: for a key of the file that is not supported, or whose value is invalid.
     """
     settings = checkpoint.json(generation_config.NAME)
-    return manifest.Generation(
+    return manifest.GenerationDefaults(
         eos_token_ids=generation_config.end_ids(settings, recipe.eos_token_id),
         max_new_tokens=generation_config.limit(settings, "max_new_tokens") or DEFAULT_NEW_TOKENS,
         max_positions=recipe.max_positions,

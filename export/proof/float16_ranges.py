@@ -34,7 +34,7 @@ def narrow(folder: Path, names: list[str], prompts: Sequence[str], image: Image.
         kept[name] = tuple(precision.too_large(model, largest[name], LIMIT))
         if any(value.producer().name in kept[name] for value in model.graph.outputs if contract.is_present(value.name)):
             raise ExportError(f"{name}: keys or values are too large for a float16 cache; choose --precision bf16")
-        precision.narrow(model, kept[name])
+        precision.compute_in_float16(model, kept[name])
         ir.save(model, path)
     return kept
 

@@ -71,7 +71,7 @@ def too_large(model: ir.Model, largest: dict[str, float], limit: float) -> list[
     ]
 
 
-def narrow(model: ir.Model, keep: Collection[str]) -> None:
+def compute_in_float16(model: ir.Model, keep: Collection[str]) -> None:
     """Compute in float16, but for the nodes named in `keep`; weights must be stored as float16.
 
     Inputs and outputs stay as they are, but for the KV buffers, which become float16. Casts stand where parts of

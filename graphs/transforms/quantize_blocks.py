@@ -17,7 +17,7 @@ REACHES = (0.9, 1.0, 1.05, 1.15)
 TINY = np.float32(1e-30)  #: what a block is divided by at least, so that nothing overflows
 
 
-def quantize(model: ir.Model, bits: int, block_size: int) -> int:
+def quantize_blocks(model: ir.Model, bits: int, block_size: int) -> int:
     """Replace every MatMul with a weight (in, out) of the graph; returns how many there were.
 
     Args:

@@ -18,7 +18,7 @@ LARGEST = 127  #: the largest magnitude of a quantised number
 TINY = float(np.finfo(np.float32).tiny)
 
 
-def quantize(model: ir.Model) -> int:
+def quantize_columns(model: ir.Model) -> int:
     """Replace every MatMul with a weight (in, out) of the graph; returns how many there were.
 
     A row x of activations becomes the whole numbers round(127 x / r), r its largest magnitude, so that a row's result

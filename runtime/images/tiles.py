@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from ...graphs.manifest import Pixels, Resize, Tiles
+from ...graphs.manifest import PixelScaling, Resize, Tiles
 from .resize import resize
 
 
@@ -31,7 +31,7 @@ def tiles(image: Image.Image, recipe: Resize | Tiles) -> np.ndarray:
     return normalise(np.concatenate([thumbnail[None], parts]), recipe.pixels)
 
 
-def normalise(levels: np.ndarray, pixels: Pixels) -> np.ndarray:
+def normalise(levels: np.ndarray, pixels: PixelScaling) -> np.ndarray:
     """Grey levels (tiles, 3, height, width) of uint8 as pixel values of float32."""
     # One multiplication and one addition a value, from (level * rescale_factor - mean) / std.
     std = np.asarray(pixels.std, np.float64)

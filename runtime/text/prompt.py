@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ...graphs import BundleError, InputError, contract
-from ...graphs.manifest import Chat, Plain
+from ...graphs.manifest import ChatPrompt, TextPrompt
 from . import chat_template as chat
 from .detokenize import Detokenizer
 
@@ -45,7 +45,7 @@ class Prompts:
         tile_tokens: how many image embeddings a tile has.
     """
 
-    def __init__(self, folder: Path, format: Plain | Chat, tile_tokens: int) -> None:
+    def __init__(self, folder: Path, format: TextPrompt | ChatPrompt, tile_tokens: int) -> None:
         self.format = format
         self._tile_tokens = tile_tokens
         path = folder / contract.TOKENIZER
@@ -56,9 +56,9 @@ class Prompts:
             raise BundleError(f"{path} does not load: {error}; export the bundle again") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, Plain) and format.clean_up_spaces)
+        self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, TextPrompt) and format.clean_up_spaces)
         self._expect_token(format.image, format.image_token_id, "image_token_id")
-        if isinstance(format, Chat):
+        if isinstance(format, ChatPrompt):
             self._expect_token(format.video, format.video_token_id, "video_token_id")
             path = folder / contract.CHAT_TEMPLATE
             try:
@@ -75,7 +75,7 @@ class Prompts:
         Raises:
             InputError: for more or fewer images than the model takes, or a prompt with placeholders of its own.
         """
-        if isinstance(self.format, Chat):
+        if isinstance(self.format, ChatPrompt):
             return self._chat(prompt, images, videos, self.format)
         if videos:
             raise InputError(f"this model takes no videos, {len(videos)} given")
@@ -83,7 +83,7 @@ class Prompts:
             raise InputError("this model takes no conversations; give the prompt as a text")
         return self._plain(prompt, images, self.format)
 
-    def _plain(self, prompt: str, images: Sequence[np.ndarray], format: Plain) -> EncodedPrompt:
+    def _plain(self, prompt: str, images: Sequence[np.ndarray], format: TextPrompt) -> EncodedPrompt:
         if len(images) < format.min_images:
             raise InputError("this model answers about images; give at least one")
         if format.max_images is not None and len(images) > format.max_images:
@@ -106,7 +106,7 @@ class Prompts:
         return EncodedPrompt(all_ids, is_image, counted, list(images))
 
     def _chat(
-        self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: Chat
+        self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: ChatPrompt
     ) -> EncodedPrompt:
         text = self._template.render(chat.conversation(prompt, len(images), len(videos)))
         waiting = {format.image: iter(images), format.video: iter(videos)}

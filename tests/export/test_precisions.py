@@ -186,7 +186,7 @@ def test_ranges_say_which_nodes_are_too_large_and_narrowing_keeps_them(tmp_path:
     assert largest["y"] == pytest.approx(10.24, rel=1e-3)
     assert precision.too_large(ir.load(path), largest, 10_000) == ["exp", "transpose"]
     narrowed = ir.load(path)
-    precision.narrow(narrowed, ["exp", "transpose"])
+    precision.compute_in_float16(narrowed, ["exp", "transpose"])
     ir.save(narrowed, path)
     types = {node.name: node.outputs[0].dtype for node in narrowed.graph if node.op_type != "Cast"}
     assert types == {"product": ir.DataType.FLOAT16, "exp": ir.DataType.FLOAT, "transpose": ir.DataType.FLOAT}

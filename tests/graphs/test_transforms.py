@@ -87,7 +87,7 @@ def test_weights_are_quantised_in_slices(linear: ir.Model, tmp_path: Path, monke
     source = Recorded(np.random.default_rng(0).normal(size=(30, 20)).astype(np.float32))
     weights.attach(linear, lambda name: source)
     weights.fold_transposes(linear)
-    quantize.quantize(linear, bits, 32)
+    quantize.quantize_blocks(linear, bits, 32)
     monkeypatch.setattr(weights, "KEPT_IN_GRAPH", 0)
     monkeypatch.setattr(weights, "AT_ONCE", 140)
     path = tmp_path / "linear.onnx"
@@ -206,7 +206,7 @@ def test_blocks_are_what_the_operator_computes_with(bits: int, rows: int, block_
     x, weight, y = value("x", "n", rows), value("w", rows, 48), value("y", "n", 48)
     model = graph([ir.node("MatMul", [x, weight], outputs=[y])], [x], [y], w=weight)
     weights.attach(model, lambda name: w)
-    assert quantize.quantize(model, bits, block_size) == 1
+    assert quantize.quantize_blocks(model, bits, block_size) == 1
     given = random.normal(size=(5, rows)).astype(np.float32)
     packed, scales = quantize.quantized(w.T, bits, block_size)
     values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
@@ -256,7 +256,7 @@ def test_products_of_integers_are_what_their_numbers_give(tmp_path: Path):
     }
     arrays["a"][:, 3] = 0
     weights.attach(model, arrays.__getitem__)
-    assert integer.quantize(model) == 2
+    assert integer.quantize_columns(model) == 2
     assert [node.op_type for node in model.graph].count("QuantizeLinear") == 1
     assert all(one.dtype is not None and one.shape is not None for node in model.graph for one in node.outputs)
     given = (random.standard_t(3, size=(5, 67)) * 10 ** np.arange(5)[:, None]).astype(np.float32)
@@ -281,7 +281,7 @@ def test_products_of_integers_do_not_overflow(tmp_path: Path):
     x, w, y = value("x", "n", 64), value("w", 64, 16), value("y", "n", 16)
     model = graph([ir.node("MatMul", [x, w], outputs=[y])], [x], [y], w=w)
     weights.attach(model, lambda name: np.full((64, 16), 2.0, np.float32))
-    integer.quantize(model)
+    integer.quantize_columns(model)
     weights.write(weights.store(model, tmp_path / "model.onnx"))
     (result,) = session_of(tmp_path / "model.onnx").run(None, {"x": np.full((3, 64), 5.0, np.float32)})
     assert np.allclose(result, 640)

@@ -13,7 +13,7 @@ import shapes
 import torch
 from helpers import CHECKPOINTS
 from judge import Judge
-from onnx_vlm.graphs.manifest import Generation, Sampling
+from onnx_vlm.graphs.manifest import GenerationDefaults, Sampling
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.generation.strategy import filters
 from onnx_vlm.runtime.inputs import Request
@@ -71,7 +71,7 @@ class Processors(GenerationMixin):
 )
 def test_logits_are_filtered_as_by_transformers(options: dict[str, Any]):
     """On random logits and ids, among them an id beyond the vocabulary, as placeholders of pictures may be."""
-    bundle = Generation((1,), 256, 4096, Sampling())
+    bundle = GenerationDefaults((1,), 256, 4096, Sampling())
     random = np.random.default_rng(0)
     chain = filters(settle(options, bundle), [1], [])
     for _ in range(100):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import shapes
 from helpers import REPOSITORY
-from onnx_vlm.graphs.manifest import Generation
+from onnx_vlm.graphs.manifest import GenerationDefaults
 from onnx_vlm.graphs.sampling import Sampling
 from onnx_vlm.runtime import VLM, GenerationError, InputError, Options, load
 from onnx_vlm.runtime.options import FIELDS, Settings, settle
@@ -42,7 +42,7 @@ INVALID: dict[str, tuple[Any, ...]] = {
 
 
 def settled(**options: Any) -> Settings:
-    return settle(options, Generation((1,), 256, 4096, Sampling()))
+    return settle(options, GenerationDefaults((1,), 256, 4096, Sampling()))
 
 
 def test_an_option_is_written_once():

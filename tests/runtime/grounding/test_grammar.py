@@ -13,7 +13,7 @@ import shapes
 from helpers import CHECKPOINTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_vlm.graphs.manifest import Generation, LocationTokens, PatchTokens, Sampling
+from onnx_vlm.graphs.manifest import GenerationDefaults, LocationTokens, PatchTokens, Sampling
 from onnx_vlm.runtime import InputError, load
 from onnx_vlm.runtime.generation.strategy import answer
 from onnx_vlm.runtime.grounding.formats import box_format
@@ -82,7 +82,9 @@ def answers(one: Case, prompts: list[list[int]], length: int, seed: int, options
     def logits(rows: int) -> np.ndarray:
         return (random.normal(0, 4, (rows, vocab)) + lean).astype(np.float32)
 
-    settled = settle({**options, "seed": seed, "max_new_tokens": length}, Generation((one.end,), 9, 99, Sampling()))
+    settled = settle(
+        {**options, "seed": seed, "max_new_tokens": length}, GenerationDefaults((one.end,), 9, 99, Sampling())
+    )
     constraint = Constraint(one.grammar, length, prompts)
     generator = answer(
         logits(len(prompts)), lambda rows, ids: logits(len(rows)), prompts, settled, [one.end], (), [constraint]

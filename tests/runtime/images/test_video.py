@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import write_film
-from onnx_vlm.graphs.manifest import Pixels, Resize, Video
+from onnx_vlm.graphs.manifest import PixelScaling, Resize, Video
 from onnx_vlm.runtime import InputError, Limits
 from onnx_vlm.runtime.images.video import frames, sample, tiles
 from PIL import Image
 
-RECIPE = Video(3, Resize("resize", 14, 28, Pixels("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))))
+RECIPE = Video(3, Resize("resize", 14, 28, PixelScaling("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))))
 
 
 def test_frames_are_taken_evenly():

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx_vlm.graphs import BundleError, InputError, ProviderError, contract, manifest
 from onnx_vlm.graphs import shape_profile as profile
-from onnx_vlm.graphs.shape_profile import Extent
+from onnx_vlm.graphs.shape_profile import SizeRange
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.inference.device_cache import bucket
 from onnx_vlm.runtime.inference.host_cache import Cache, CopiedCache
@@ -22,9 +22,12 @@ from onnx_vlm.runtime.warmup import warmup
 
 SPEC = contract.decoder(layers=1, kv_heads=2, head_dim=8, hidden=16, vocab=100)
 DECODER = {
-    "batch": Extent(1, 2, 8), "sequence": Extent(1, 1, 900), "kept": Extent(1, 1, 1), "capacity": Extent(256, 512, 1000)
-}  # fmt: skip
-TILES = {"tiles": Extent(1, 1, 4)}
+    "batch": SizeRange(1, 2, 8),
+    "sequence": SizeRange(1, 1, 900),
+    "kept": SizeRange(1, 1, 1),
+    "capacity": SizeRange(256, 512, 1000),
+}
+TILES = {"tiles": SizeRange(1, 1, 4)}
 MACHINE = Machine("NVIDIA H200 / 141GB", "90", "101303", "1.31.1")
 
 
@@ -92,7 +95,7 @@ def test_engines_are_kept_by_bundle_device_and_versions(portable: manifest.Manif
     changed = dataclasses.replace(
         portable, files=portable.files | {"decoder.onnx.data": dataclasses.replace(weights, sha256="0")}
     )
-    wider = dataclasses.replace(portable, profiles=portable.profiles | {"projector": {"tiles": Extent(1, 2, 4)}})
+    wider = dataclasses.replace(portable, profiles=portable.profiles | {"projector": {"tiles": SizeRange(1, 2, 4)}})
     retold = dataclasses.replace(portable, files=portable.files | {"tokenizer.json": manifest.File(1, "0")})
     others = [tensorrt.engine_folder(portable, machine, tmp_path) for machine in machines]
     others += [tensorrt.engine_folder(other, MACHINE, tmp_path) for other in (changed, wider)]
@@ -130,7 +133,7 @@ def test_what_is_missing_is_said(bundle: Path):
 
 def test_profiles_that_do_not_fit_the_graph_are_found():
     assert profile.problems(DECODER, SPEC) == []
-    wrong = {**DECODER, "batch": Extent(2, 1, 8), "tiles": Extent(1, 1, 1)}
+    wrong = {**DECODER, "batch": SizeRange(2, 1, 8), "tiles": SizeRange(1, 1, 1)}
     del wrong["kept"]
     assert profile.problems(wrong, SPEC) == [
         "kept: missing", "tiles: unknown", "batch: 2, 1, 8 are not in order from 1 up"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import CHECKPOINTS
-from onnx_vlm.graphs.manifest import Chat, Plain
+from onnx_vlm.graphs.manifest import ChatPrompt, TextPrompt
 from onnx_vlm.runtime import InputError
 from onnx_vlm.runtime.text.prompt import Prompts
 from tokenizers import Tokenizer
@@ -21,12 +21,12 @@ def token_id(name: str, token: str) -> int:
 
 
 IMAGE = token_id("paligemma2", "<image>")
-LOCATING = Plain("plain", "", "", "<image>", IMAGE, "", "<bos>", "\n", False, False, 1, None)
-GROUNDED = Plain(
+LOCATING = TextPrompt("plain", "", "", "<image>", IMAGE, "", "<bos>", "\n", False, False, 1, None)
+GROUNDED = TextPrompt(
     "plain", "<s>", "<image>", "<image>", token_id("kosmos2", "<image>"), "</image>", "", "", True, False, 0, 1
 )
 CHAT_IMAGE, CHAT_VIDEO = (token_id("perception_lm", token) for token in ("<|image|>", "<|video|>"))
-CHAT = Chat("chat", {"bos_token": "<|begin_of_text|>"}, "<|image|>", CHAT_IMAGE, "<|video|>", CHAT_VIDEO)
+CHAT = ChatPrompt("chat", {"bos_token": "<|begin_of_text|>"}, "<|image|>", CHAT_IMAGE, "<|video|>", CHAT_VIDEO)
 
 
 @pytest.fixture(scope="module")
