@@ -13,19 +13,17 @@ import onnx_ir as ir
 import torch
 
 from ..graphs import CheckpointError, VLMError, contract, manifest, strict_json
-from ..graphs.transforms import activation_memory as memory
-from ..graphs.transforms import weights
+from ..graphs.transforms import activation_memory, weights
 from ..runtime import stored_proof
 from ..runtime.text import chat_template
 from ..runtime.text.prompt import Prompts
-from . import estimate, system_errors, targets
-from . import output_folder as place
-from . import precisions as lower
+from . import estimate, output_folder, system_errors, targets
 from .checkpoint import hub
 from .checkpoint.checkpoint import Checkpoint, Weights
 from .estimate import Estimate
-from .families import mask_decoder as masks
-from .families import registry as family
+from .families import registry
+from .families.mask_decoder import MaskWeights, read_mask_weights
+from .precisions import EMBED_TOKENS, choose_precisions, store_weights, stored_table
 from .tracing import trace
 from .tracing.decoder import Decoder, name_cache_outputs
 from .tracing.optimize import optimize
@@ -85,20 +83,20 @@ def export_model(
     """
     warn_of_untested()
     tell = progress or (lambda *_: None)
-    precisions = lower.choose(precision, vision_precision, block_size)
+    precisions = choose_precisions(precision, vision_precision, block_size)
     chosen_target = targets.find(target)
     chosen_target.check_precisions(precisions)
     output = Path(output)
-    place.check(output, overwrite)
+    output_folder.check(output, overwrite)
     source = hub.open_checkpoint(checkpoint, adapter)
-    chosen = family.find(source.config.get("model_type"))
+    chosen = registry.find(source.config.get("model_type"))
     recipe = chosen.recipe(source)
-    generation = family.generation(source, recipe)
-    mask_weights = masks.read(mask_decoder, recipe.grounding) if mask_decoder is not None else None
+    generation = registry.generation(source, recipe)
+    mask_weights = read_mask_weights(mask_decoder, recipe.grounding) if mask_decoder is not None else None
     template = _template(source, recipe)
-    with place.written_aside(output, overwrite) as folder:
+    with output_folder.written_aside(output, overwrite) as folder:
         with trace.fake_weights():
-            parts = family.build(chosen, source)
+            parts = registry.build(chosen, source)
             chosen_target.prepare(parts)
             read = Weights(source, parts.model)
             if mask_weights is not None:
@@ -107,7 +105,7 @@ def export_model(
             expected = estimate.estimate(_weights_of(parts), precisions, block_size, prove)
             if announce is not None:
                 announce(expected)
-            place.check_room(output.parent, expected.disk)
+            output_folder.check_room(output.parent, expected.disk)
             graphs = {}
             with chosen_target.tracing(parts):
                 for name, spec in parts.graphs.items():
@@ -116,8 +114,8 @@ def export_model(
         for name, graph in graphs.items():
             _complete(graph, name, parts, read)
             chosen_target.check_operators(name, graph)
-            lower.graph(graph, name, precisions[name], block_size)
-        table = lower.table(read.sources[read.names[id(parts.embed_tokens)]], precisions[lower.EMBED_TOKENS])
+            store_weights(graph, name, precisions[name], block_size)
+        table = stored_table(read.sources[read.names[id(parts.embed_tokens)]], precisions[EMBED_TOKENS])
         prefill = _prefill(graphs[contract.DECODER], parts.modules[contract.DECODER])
         made = _manifest(source, parts, recipe, generation, precisions, chosen_target, prefill)
         _check_values(made)
@@ -137,15 +135,15 @@ def export_model(
     return output
 
 
-def _weights_of(parts: family.ModelParts) -> dict[str, list[torch.Tensor]]:
+def _weights_of(parts: registry.ModelParts) -> dict[str, list[torch.Tensor]]:
     """The weights of each graph and of the embedding table."""
     found = {name: list(module.parameters()) for name, module in parts.modules.items()}
     table, head = parts.embed_tokens, parts.model.get_output_embeddings().weight
     found[contract.DECODER] = [weight for weight in found[contract.DECODER] if weight is not table or weight is head]
-    return {**found, lower.EMBED_TOKENS: [table]}
+    return {**found, EMBED_TOKENS: [table]}
 
 
-def _complete(graph: ir.Model, name: str, parts: family.ModelParts, read: Weights) -> None:
+def _complete(graph: ir.Model, name: str, parts: registry.ModelParts, read: Weights) -> None:
     """Give a traced graph its weights, still to be read, tidy it and hold it to its contract."""
     module, spec = parts.modules[name], parts.graphs[name]
     if name == contract.DECODER:
@@ -179,12 +177,11 @@ def _write(folder: Path, graphs: dict[str, ir.Model], table: weights.Streamed, t
 
 def _narrow(folder: Path, made: manifest.Manifest, prompts: tuple[str, ...]) -> manifest.Manifest:
     """Make graphs of float16 weights compute in float16; the manifest of what they are then."""
-    from .proof import float16_ranges as ranges
-    from .proof import proof  # they run the bundle, which not every export does
+    from .proof import float16_ranges, proof  # they run the bundle, which not every export does
 
     dataclasses.replace(made, files=_files(folder, hashed=False)).save(folder)
     halves = [name for name in contract.GRAPHS if made.precision[name] == "fp16"]
-    kept = ranges.narrow(folder, halves, prompts, proof.images()[0])
+    kept = float16_ranges.narrow(folder, halves, prompts, proof.images()[0])
     graphs = dict(made.graphs)
     if contract.DECODER in halves:
         graphs[contract.DECODER] = graphs[contract.DECODER].with_cache_dtype("float16")
@@ -195,9 +192,9 @@ def _prove(
     folder: Path,
     made: manifest.Manifest,
     source: Checkpoint,
-    chosen: family.Family,
+    chosen: registry.Family,
     prompts: tuple[str, ...],
-    mask_weights: masks.MaskWeights | None,
+    mask_weights: MaskWeights | None,
     accept_loss: bool,
 ) -> manifest.Manifest:
     """Compare the bundle with the source model and put the proof into it."""
@@ -214,7 +211,7 @@ def _prove(
     )
 
 
-def _template(source: Checkpoint, recipe: family.Recipe) -> str | None:
+def _template(source: Checkpoint, recipe: registry.Recipe) -> str | None:
     """The chat template of a model that needs one, tried on the family's example."""
     if not isinstance(recipe.prompt, manifest.ChatPrompt):
         return None
@@ -263,13 +260,13 @@ def _prefill(graph: ir.Model, decoder: Decoder) -> manifest.Prefill:
     billion weights. Of a pair of tokens that see each other a score a head, and a bias; causal attention keeps none."""
     heads = decoder.causal_lm.config.num_attention_heads
     pair = 0 if decoder.causal else 4 * (heads + 1)
-    return manifest.Prefill(token=5 * memory.most_alive(graph, contract.SEQUENCE) // 2, pair=pair)
+    return manifest.Prefill(token=5 * activation_memory.most_alive(graph, contract.SEQUENCE) // 2, pair=pair)
 
 
 def _manifest(
     source: Checkpoint,
-    parts: family.ModelParts,
-    recipe: family.Recipe,
+    parts: registry.ModelParts,
+    recipe: registry.Recipe,
     generation: manifest.GenerationDefaults,
     precisions: dict[str, str],
     target: targets.Target,

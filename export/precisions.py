@@ -12,7 +12,7 @@ from ..graphs.transforms.weights import Source, Streamed, Weight
 EMBED_TOKENS = "embed_tokens"  #: the table's name among the precisions
 
 
-def choose(decoder: str, vision: str | None, block_size: int) -> dict[str, str]:
+def choose_precisions(decoder: str, vision: str | None, block_size: int) -> dict[str, str]:
     """The precision of each graph and of the embedding table.
 
     Raises:
@@ -33,7 +33,7 @@ def choose(decoder: str, vision: str | None, block_size: int) -> dict[str, str]:
     }
 
 
-def graph(model: ir.Model, name: str, chosen: str, block_size: int) -> None:
+def store_weights(model: ir.Model, name: str, chosen: str, block_size: int) -> None:
     """Store a graph's weights in a precision. One of 16-bit floats still computes in float32.
 
     The decoder multiplies a row at a time, for which blocks are best; the others many rows, for which whole rows are.
@@ -48,7 +48,7 @@ def graph(model: ir.Model, name: str, chosen: str, block_size: int) -> None:
         quantize_blocks.quantize_blocks(model, precision.bits, block_size)
 
 
-def table(source: Source, chosen: str) -> Streamed:
+def stored_table(source: Source, chosen: str) -> Streamed:
     """The embedding table as the bundle stores it."""
     precision = PRECISIONS[chosen]
     if precision.dtype:

@@ -13,7 +13,7 @@ from .grounding.types import PhraseBoxes
 from .inference.engine import Engine
 from .inference.run import Logits, Run
 from .inputs import Images, Media, Videos, listed
-from .options import Options, Settings, settle
+from .options import Options, Settings, resolve
 from .pipeline import Answering, Pipeline
 from .results import Generation, StageTimer
 from .stream import Stream, fold
@@ -54,7 +54,7 @@ class Chat:
             InputError: as `VLM.generate`, and for images with a question that is no turn.
             GenerationError: if another question is being answered.
         """
-        settings = settle(options, self._pipeline.manifest.generation)
+        settings = resolve(options, self._pipeline.manifest.generation)
         return fold(self._answer(prompt, images, videos, bboxes, settings))[0]
 
     def stream(
@@ -67,7 +67,7 @@ class Chat:
         **options: Unpack[Options],
     ) -> Stream:
         """`ask`, piece by piece. A stream that is closed before its end leaves the conversation as it was."""
-        settings = settle(options, self._pipeline.manifest.generation)
+        settings = resolve(options, self._pipeline.manifest.generation)
         if settings.num_return_sequences > 1:
             raise InputError("a stream is of one answer; use ask for several")
         return Stream(self._answer(prompt, images, videos, bboxes, settings), self._pipeline.new_reader(settings))

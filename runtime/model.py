@@ -12,11 +12,11 @@ from .chat import Chat
 from .grounding.types import PhraseBoxes
 from .inputs import Images, Request, Videos, is_batch, requests
 from .limits import Limits
-from .options import Options, Settings, settle
+from .options import Options, Settings, resolve
 from .pipeline import Answering, Pipeline
-from .providers import targets as providers
 from .providers.load_options import LoadOptions
 from .providers.placement import Placement
+from .providers.targets import choose_targets
 from .results import Generation, Score, StageTimer
 from .stream import Stream, fold
 from .text.detokenize import Reader
@@ -73,7 +73,7 @@ class VLM:
         embedding_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        targets = providers.targets(options or LoadOptions())
+        targets = choose_targets(options or LoadOptions())
         self.pipeline = Pipeline(folder, targets, self.limits, embedding_folder)
         self.manifest = self.pipeline.manifest
         engine = self.pipeline.engine
@@ -121,7 +121,7 @@ class VLM:
             InputError: for an image that cannot be read, a prompt that is too long, lists that do not match, an option
                 that cannot be.
         """
-        settings = settle(options, self.manifest.generation)
+        settings = resolve(options, self.manifest.generation)
         asked = requests(prompt, images, videos, bboxes)
         answers = fold(self._answer(asked, settings, self.pipeline.new_reader(settings)))
         return answers if is_batch(prompt) else answers[0]
@@ -140,7 +140,7 @@ class VLM:
         Raises:
             InputError: for several prompts, or several answers; all that `generate` raises comes with the first piece.
         """
-        settings = settle(options, self.manifest.generation)
+        settings = resolve(options, self.manifest.generation)
         if is_batch(prompt) or settings.num_return_sequences > 1:
             raise InputError("a stream is of one answer to one prompt; use generate for several")
         reader = self.pipeline.new_reader(settings)

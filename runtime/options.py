@@ -102,7 +102,7 @@ FIELDS = tuple(
 )
 
 
-def settle(options: Options, bundle: GenerationDefaults) -> Settings:
+def resolve(options: Options, bundle: GenerationDefaults) -> Settings:
     """The settings of a call.
 
     Raises:

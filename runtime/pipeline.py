@@ -25,7 +25,7 @@ from .grounding.grammar import Constraint, Grammar, Vocabulary
 from .grounding.locations import filled
 from .grounding.types import Grounded, Mask, PhraseBoxes
 from .inference.engine import Engine
-from .inference.image_embeddings import Embeddings
+from .inference.image_embeddings import ImageEmbeddingCache
 from .inference.run import Logits, Run
 from .inputs import Media, Request
 from .limits import Limits
@@ -85,7 +85,7 @@ class Pipeline:
         self.boxes = box_format(self.manifest.grounding)
         encoders = (contract.VISION_ENCODER, contract.PROJECTOR)
         checksums = [file.sha256 for name, file in self.manifest.files.items() if name.startswith(encoders)]
-        self.image_embeddings = Embeddings(
+        self.image_embeddings = ImageEmbeddingCache(
             self.engine.encode_images,
             (tile_tokens, self.manifest.hidden),
             limits.embedding_memory,

@@ -55,7 +55,7 @@ class Stream(Iterator[str]):
                 (self._generation,) = end.value
                 text = self._generation.text
             else:
-                text = self._reader.settled(self._ids)
+                text = self._reader.stable_prefix(self._ids)
             piece, self._given = text[len(self._given) :], text
             if piece:
                 return piece

@@ -10,9 +10,9 @@ import numpy as np
 from ..graphs import UnknownProviderError, contract, manifest
 from .inference.engine import Engine
 from .providers import cuda, tensorrt
-from .providers import targets as providers
 from .providers.load_options import LoadOptions
 from .providers.table import PROVIDERS
+from .providers.targets import choose_targets
 
 BUILDERS = [row.name for row in PROVIDERS.values() if row.builds_engines]
 
@@ -41,7 +41,7 @@ def warmup(
         )
     contents = manifest.load(bundle)
     progress("build engines, which takes minutes the first time")
-    (target,) = providers.targets(options)
+    (target,) = choose_targets(options)
     engine = Engine(bundle, contents, [target])
     progress("run each once")
     (tiles,) = contents.graphs[contract.VISION_ENCODER].inputs

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transformers imports)
 from helpers import CHECKPOINTS
 from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
-from onnx_vlm.export.families import registry as family
+from onnx_vlm.export.families import registry
 from onnx_vlm.export.families.registry import Recipe
 from onnx_vlm.graphs.manifest import Resize, Tiles
 from PIL import Image
@@ -95,7 +95,7 @@ class Processor:
     def behaviour(self) -> Recipe:
         """What the export makes of the files."""
         checkpoint = Checkpoint(self.folder)
-        return family.find(checkpoint.config["model_type"]).recipe(checkpoint)
+        return registry.find(checkpoint.config["model_type"]).recipe(checkpoint)
 
     @property
     def source(self) -> Any:

@@ -20,7 +20,7 @@ from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2VisionConfi
 from transformers.utils import ModelOutput
 
 from ...graphs import CheckpointError, contract, manifest
-from ..checkpoint import image_processor as processing
+from ..checkpoint import image_processor
 from ..checkpoint.checkpoint import Checkpoint, parse
 from ..tracing.decoder import Decoder
 from ..tracing.fused_attention import CachedAttention
@@ -180,8 +180,8 @@ def _resize(checkpoint: Checkpoint) -> manifest.Resize:
     settings = checkpoint.processor("image")
     if settings.get("use_square_size"):
         settings |= {"size": 224}  # what transformers makes of it, whatever else the settings say
-    recipe = processing.resize(settings, 224, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
-    crop = processing.square(settings, "crop_size", 224)
+    recipe = image_processor.resize(settings, 224, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
+    crop = image_processor.square(settings, "crop_size", 224)
     if settings.get("do_center_crop", True) and crop != (recipe.height, recipe.width):
         raise CheckpointError(
             f"the image processor crops {recipe.height} x {recipe.width} to {crop[0]} x {crop[1]}; only crops of the"

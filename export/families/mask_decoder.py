@@ -91,7 +91,7 @@ class MaskWeights:
         return {contract.MASK_CODES: codes.numpy(), contract.MASKS: module(codes).numpy()}
 
 
-def read(path: str | Path, format: manifest.LocationTokens | manifest.PatchTokens | None) -> MaskWeights:
+def read_mask_weights(path: str | Path, format: manifest.LocationTokens | manifest.PatchTokens | None) -> MaskWeights:
     """Read published weights for a model that writes boxes in this format.
 
     Raises:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoProcessor, PaliGemmaConfig, PaliGemmaForConditionalGeneration, PreTrainedModel
 
 from ...graphs import CheckpointError, contract, manifest
-from ..checkpoint import image_processor as processing
+from ..checkpoint import image_processor
 from ..checkpoint.checkpoint import Checkpoint, parse
 from ..tracing.decoder import RotaryDecoder
 from .registry import ModelParts, Recipe
@@ -85,7 +85,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     """How PaliGemma takes images and prompts and writes boxes; see `Family.recipe`."""
     parsed = parse(PaliGemmaConfig, checkpoint.config)
     text, side = parsed.text_config, parsed.vision_config.image_size
-    image = processing.resize(checkpoint.processor("image"), default=side)
+    image = image_processor.resize(checkpoint.processor("image"), default=side)
     if (image.height, image.width) != (side, side):
         raise CheckpointError(
             f"the image processor resizes to {image.height} x {image.width}, config.json has an image_size of {side}"

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoProcessor, PerceptionLMConfig, PerceptionLMForConditionalGeneration, PreTrainedModel
 
 from ...graphs import CheckpointError, contract, manifest
-from ..checkpoint import image_processor as processing
+from ..checkpoint import image_processor
 from ..checkpoint.checkpoint import Checkpoint, parse
 from ..tracing.decoder import RotaryDecoder
 from ..tracing.patching import BLOCK_ROTATION, DROP_PATH_RATES, PATCH_ROTATION, changed, require, with_real_tensors
@@ -169,7 +169,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     """How PerceptionLM takes images and prompts and writes boxes; see `Family.recipe`."""
     parsed = parse(PerceptionLMConfig, checkpoint.config)
     images, videos, side = checkpoint.processor("image"), checkpoint.processor("video"), _tile_side(checkpoint)
-    image = processing.resize(images | {"size": side}, side)
+    image = image_processor.resize(images | {"size": side}, side)
     tiled = images.get("vision_input_type", "thumb+tile") == "thumb+tile"
     if checkpoint.chat_template() is None:
         raise CheckpointError(f"{checkpoint.folder} has no {contract.CHAT_TEMPLATE}; save it there with AutoProcessor")
@@ -180,7 +180,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
         image=manifest.Tiles("tiles", side, images.integer("max_num_tiles", DEFAULT_TILES), image.pixels)
         if tiled
         else image,
-        video=manifest.Video(videos.integer("num_frames", DEFAULT_FRAMES), processing.resize(videos, side)),
+        video=manifest.Video(videos.integer("num_frames", DEFAULT_FRAMES), image_processor.resize(videos, side)),
         prompt=manifest.ChatPrompt(
             kind="chat",
             special_tokens=checkpoint.special_tokens(),

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from ...graphs import contract, manifest
 from ...graphs.transforms.split import split
-from ...runtime.inference import token_embeddings as merge
+from ...runtime.inference.token_embeddings import embed, merge
 from ...runtime.providers.ort_session import session_options
 from ...runtime.text.prompt import EncodedPrompt, Prompts
 
@@ -56,8 +56,8 @@ class OnDisk:
     def calls(self, prompt: EncodedPrompt, embeds: np.ndarray, tokens: np.ndarray) -> list[Values]:
         """Inputs of the decoder: for a prompt, with empty KV buffers, then for each of `tokens` but the last."""
         recipe = self.manifest.embedding
-        row = merge.merge(self._table, prompt.ids, prompt.is_image, [embeds], recipe)
-        fed = [row, *(merge.embed(self._table, token, recipe)[None] for token in tokens[:-1])]
+        row = merge(self._table, prompt.ids, prompt.is_image, [embeds], recipe)
+        fed = [row, *(embed(self._table, token, recipe)[None] for token in tokens[:-1])]
         capacity = len(row) + len(fed) - 1
         buffers = {
             past.name: np.zeros(past.sized(batch=1, capacity=capacity), past.dtype)

@@ -54,8 +54,10 @@ def embedding_table(folder: Path) -> Source:
     """The rows of a bundle's embedding table."""
     path = folder / contract.EMBED_TOKENS
     stored = np.load(path, mmap_mode="r")
-    width = token_embeddings.unpacked(stored[:1]).shape[1]
-    return Rows((len(stored), width), lambda rows: token_embeddings.unpacked(np.load(path, mmap_mode="r")[rows]))
+    width = token_embeddings.dequantized_rows(stored[:1]).shape[1]
+    return Rows(
+        (len(stored), width), lambda rows: token_embeddings.dequantized_rows(np.load(path, mmap_mode="r")[rows])
+    )
 
 
 def relative_error(rounded: Source, exact: Source) -> float:

@@ -10,12 +10,12 @@ import onnx_ir as ir
 from PIL import Image
 
 from ...graphs import ExportError, contract
-from ...graphs.transforms import float16 as precision
+from ...graphs.transforms import float16
 from ...runtime.verify import encode
 from .bundle_in_parts import OnDisk, Values
 
 #: Values of more than a quarter of float16's largest stay in float32: other pictures than these may make larger ones.
-LIMIT = precision.LARGEST / 4
+LIMIT = float16.LARGEST / 4
 LOGITS = 64  #: positions of a prompt whose logits are looked at, at most; a row of logits takes a megabyte
 
 
@@ -31,10 +31,10 @@ def narrow(folder: Path, names: list[str], prompts: Sequence[str], image: Image.
     for name in names:
         path = folder / f"{name}.onnx"
         model = ir.load(path)
-        kept[name] = tuple(precision.too_large(model, largest[name], LIMIT))
+        kept[name] = tuple(float16.too_large(model, largest[name], LIMIT))
         if any(value.producer().name in kept[name] for value in model.graph.outputs if contract.is_present(value.name)):
             raise ExportError(f"{name}: keys or values are too large for a float16 cache; choose --precision bf16")
-        precision.compute_in_float16(model, kept[name])
+        float16.compute_in_float16(model, kept[name])
         ir.save(model, path)
     return kept
 
@@ -46,7 +46,7 @@ def _largest(bundle: OnDisk, prompts: Sequence[str], images: list[Image.Image]) 
 
     def run(graph: str, calls: list[Values]) -> list[Values]:
         names: dict[str, str] = {}
-        given = bundle.run(graph, calls, lambda part: names.update(precision.add_ranges(part)))
+        given = bundle.run(graph, calls, lambda part: names.update(float16.add_ranges(part)))
         inputs = {name: max(float(np.abs(call[name]).max()) for call in calls) for name in calls[0]}
         largest[graph] = inputs | {value: max(float(one[name]) for one in given) for value, name in names.items()}
         return given

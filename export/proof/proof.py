@@ -22,7 +22,7 @@ from ...runtime.verify import Check
 from .. import system_errors
 from ..checkpoint import hub
 from ..checkpoint.checkpoint import Checkpoint, Weights
-from ..families import registry as family
+from ..families import registry
 from ..families.registry import Family, ModelParts
 from .bundle_weights import embedding_table, relative_error, rounded_weights
 from .source_model import empty_parameters, read_from_disk, remember
@@ -149,7 +149,7 @@ class _Forced(LogitsProcessor):
 def _built(checkpoint: Checkpoint, chosen: Family) -> tuple[ModelParts, dict[int, Source]]:
     """The source model without memory for its parameters, and the checkpoint's values of each by its `id`."""
     with empty_parameters():
-        parts = family.build(chosen, checkpoint)
+        parts = registry.build(chosen, checkpoint)
     weights = Weights(checkpoint, parts.model)
     return parts, {key: weights.sources.get(name) for key, name in weights.names.items()}
 
@@ -197,6 +197,6 @@ def live(checkpoint: str | Path, folder: str | Path, adapter: str | Path | None 
     """What `gather` returns of a checkpoint and the bundle in `folder`; for `verify`."""
     made = manifest.load(Path(folder))
     source = hub.open_checkpoint(checkpoint, adapter)
-    chosen = family.find(source.config.get("model_type"))
+    chosen = registry.find(source.config.get("model_type"))
     recipe = chosen.recipe(source)
     return gather(source, chosen, recipe.examples, made.generation.eos_token_ids, Path(folder))

@@ -13,8 +13,7 @@ from onnx_ir.passes import common
 from onnxscript.rewriter import RewritePass, onnx_fusions
 from onnxscript.rewriter.rules import common as rules
 
-from ...graphs.transforms import cleanup as tidy
-from ...graphs.transforms import weights
+from ...graphs.transforms import cleanup, weights
 
 #: Weights are larger than this and stay on disk; shapes, scales and norms are smaller and may be computed with. Bytes.
 FOLDED_AT_MOST = 1 << 16
@@ -34,13 +33,13 @@ def optimize(model: ir.Model) -> None:
     with quiet("onnxscript"):
         _fold_resizes(model)
         fused = sum(onnx_fusions.fuse(model).values())
-    if fused + tidy.drop_reshape_round_trips(model):
+    if fused + cleanup.drop_reshape_round_trips(model):
         simplify(model)
     common.CommonSubexpressionEliminationPass()(model)
-    tidy.rotate_whole_sequences(model)
+    cleanup.rotate_whole_sequences(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)
-    tidy.drop_metadata(model)
+    cleanup.drop_metadata(model)
 
 
 def simplify(model: ir.Model) -> None:

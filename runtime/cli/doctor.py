@@ -16,10 +16,10 @@ def doctor(provider: flags.Provider = "auto", as_json: flags.AsJson = False) -> 
     """
     from ..providers.doctor import examine
     from ..providers.load_options import LoadOptions
-    from ..providers.targets import targets
+    from ..providers.targets import choose_targets
     from . import tables
 
-    targets(LoadOptions(provider))
+    choose_targets(LoadOptions(provider))
     with messages.status("try providers"):
         report = examine()
     if as_json:

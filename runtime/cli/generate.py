@@ -72,9 +72,9 @@ def generate(
 
 def _answers(options: Options, vlm: VLM) -> int:
     """How many answers are asked for."""
-    from ..options import settle
+    from ..options import resolve
 
-    return settle(options, vlm.manifest.generation).num_return_sequences
+    return resolve(options, vlm.manifest.generation).num_return_sequences
 
 
 def _print(answer: Generation, where: str, texts: bool) -> None:

@@ -14,11 +14,11 @@ from ..limits import Limits
 from ..providers import cuda, probe, tensorrt
 from ..providers.targets import Target
 from ..text.prompt import EncodedPrompt
-from . import token_embeddings as merge
 from .device_cache import Device
 from .host_cache import Cache, CopiedCache
 from .run import DeviceRun, HostRun, Logits, Run
 from .session import Session
+from .token_embeddings import embed, load_table, merge, pad_right
 
 #: bytes for each of the logits: beam search holds them four times in float32 while it sorts their indices of int64
 LOGITS = 24
@@ -55,7 +55,7 @@ class Engine:
         # Engines take shapes up to the profile's.
         self._limits = manifest.profiles[contract.DECODER] if self.target.row.builds_engines else None
         self.placement = {name: session.placement for name, session in sessions.items()}
-        self._table = merge.load_table(folder / contract.EMBED_TOKENS, manifest.hidden, manifest.vocab)
+        self._table = load_table(folder / contract.EMBED_TOKENS, manifest.hidden, manifest.vocab)
 
     def encode_images(self, tiles: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
@@ -98,7 +98,7 @@ class Engine:
 
     def merge(self, prompt: EncodedPrompt, embeds: list[np.ndarray]) -> np.ndarray:
         """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its images."""
-        return merge.merge(self._table, prompt.ids, prompt.is_image, embeds, self.manifest.embedding)
+        return merge(self._table, prompt.ids, prompt.is_image, embeds, self.manifest.embedding)
 
     def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
         """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, of the prefill of
@@ -124,7 +124,7 @@ class Engine:
             run = HostRun(self._decoder, cache, self.embed_tokens)
         else:
             run = DeviceRun(self._device, self._device.buffers(rows, tokens), len(prompts), self.embed_tokens)
-        return run.run_tokens(merge.pad_right(prompts), lengths), run
+        return run.run_tokens(pad_right(prompts), lengths), run
 
     def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Logits, Run]:
         """Go on from the first `length` tokens of a run's first row with `rest` (tokens, hidden), the end of a prompt.
@@ -136,7 +136,7 @@ class Engine:
 
     def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Embeddings (..., hidden) of ids (...), none of them of an image."""
-        return merge.embed(self._table, ids, self.manifest.embedding)
+        return embed(self._table, ids, self.manifest.embedding)
 
 
 def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Session]:

@@ -15,7 +15,7 @@ import numpy as np
 from ...graphs import GenerationError, InputError
 
 
-class Embeddings:
+class ImageEmbeddingCache:
     """Encodes tiles, and keeps their embeddings. May be used from several threads.
 
     Args:

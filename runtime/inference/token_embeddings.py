@@ -10,11 +10,11 @@ import numpy as np
 from ...graphs import BundleError
 from ...graphs.manifest import Embedding
 
-TYPES = ("float32", "float16", "uint16", "uint8")  #: see `unpacked`
+TYPES = ("float32", "float16", "uint16", "uint8")  #: see `dequantized_rows`
 
 
 def load_table(path: Path, hidden: int, vocab: int) -> np.ndarray:
-    """The embedding table, (rows, ...) as `unpacked` takes it, left on disk.
+    """The embedding table, (rows, ...) as `dequantized_rows` takes it, left on disk.
 
     Args:
         hidden: the width of embeddings that the decoder takes.
@@ -32,7 +32,7 @@ def load_table(path: Path, hidden: int, vocab: int) -> np.ndarray:
             f"{path} holds {table.shape} of {table.dtype}, not (rows, hidden) of {', '.join(TYPES)}; export the bundle"
             " again"
         )
-    width = unpacked(table[:1]).shape[-1]
+    width = dequantized_rows(table[:1]).shape[-1]
     if width != hidden:
         raise BundleError(f"{path}: rows of {width}, the decoder takes {hidden}; export the bundle again")
     if len(table) < vocab:
@@ -50,10 +50,10 @@ def embed(table: np.ndarray, ids: np.ndarray, recipe: Embedding) -> np.ndarray:
         raise BundleError(
             f"the tokenizer has the id {ids.max()}, the embedding table {len(table)} rows; export the bundle again"
         )
-    return unpacked(table[ids]) * np.float32(recipe.scale)
+    return dequantized_rows(table[ids]) * np.float32(recipe.scale)
 
 
-def unpacked(rows: np.ndarray) -> np.ndarray:
+def dequantized_rows(rows: np.ndarray) -> np.ndarray:
     """Rows (..., hidden) as float32.
 
     Rows of uint16 are bfloat16, which NumPy does not know. Rows of uint8 are (..., hidden + 4): int8 values and, in the

@@ -10,10 +10,10 @@ from typing import Any
 import onnxruntime as ort
 
 from . import probe
-from . import targets as providers
 from .load_options import LoadOptions
 from .probe import Attempt
 from .table import AUTO, PROVIDERS
+from .targets import choose_targets
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Report:
 
 def examine() -> Report:
     """Try every provider."""
-    attempts = tuple(probe.attempt(providers.targets(LoadOptions(provider))[0]) for provider in PROVIDERS)
+    attempts = tuple(probe.attempt(choose_targets(LoadOptions(provider))[0]) for provider in PROVIDERS)
     runs = {attempt.provider for attempt in attempts if attempt.runs}
     return Report(
         packages={name: importlib.metadata.version(name) for name in probe.packages()},

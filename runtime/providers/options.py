@@ -127,15 +127,17 @@ def takes(provider: str, options: Mapping[str, Any]) -> bool:
     return all(name not in OPTIONS or provider in OPTIONS[name].goes for name in options)
 
 
-def settle(provider: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def resolve(provider: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of each of ONNX Runtime's providers (texts by name) and of `SESSION` (values by attribute).
 
     Raises:
         InputError: for an unknown name or an invalid value.
     """
-    settled: dict[str, dict[str, Any]] = {name: {} for name in (SESSION, *(row.ort_name for row in PROVIDERS.values()))}
+    resolved: dict[str, dict[str, Any]] = {
+        name: {} for name in (SESSION, *(row.ort_name for row in PROVIDERS.values()))
+    }
     if not PROVIDERS[provider].on_host:
-        settled[_CUDA] |= DEFAULTS
+        resolved[_CUDA] |= DEFAULTS
     for name, value in options.items():
         known = [one for one, option in OPTIONS.items() if provider in option.goes]
         if name not in known:
@@ -148,5 +150,5 @@ def settle(provider: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any
         except (ValueError, TypeError):
             raise InputError(f"provider option {name} is {value!r}; give {option.values}: {option.meaning}") from None
         for where, called in option.goes[provider]:
-            settled[where][called] = read if where == SESSION else str(read)
-    return settled
+            resolved[where][called] = read if where == SESSION else str(read)
+    return resolved

@@ -9,24 +9,23 @@ from typing import Any
 import onnxruntime as ort
 
 from ...graphs import InputError, UnknownProviderError
-from . import options as provider_options
 from .load_options import LoadOptions
-from .options import SESSION
+from .options import SESSION, resolve, takes
 from .table import AUTO, PROVIDERS, Provider
 
 
 @dataclass(frozen=True)
 class Target:
-    """A provider and its settled options.
+    """A provider and its resolved options.
 
     Attributes:
         provider: "cpu", "cuda" or "tensorrt".
-        settled: as `provider_options.settle` gives it.
+        resolved: as `options.resolve` returns it.
         allow_fallback: whether nodes of the hot path may be on the CPU though the provider is another.
     """
 
     provider: str
-    settled: Mapping[str, Mapping[str, Any]]
+    resolved: Mapping[str, Mapping[str, Any]]
     allow_fallback: bool = False
 
     @property
@@ -37,7 +36,7 @@ class Target:
     @property
     def session(self) -> Mapping[str, Any]:
         """Attributes of the session's options."""
-        return self.settled[SESSION]
+        return self.resolved[SESSION]
 
     @property
     def device(self) -> str:
@@ -46,12 +45,12 @@ class Target:
 
     @property
     def device_id(self) -> int:
-        return int(self.settled[self.row.ort_name].get("device_id", 0))
+        return int(self.resolved[self.row.ort_name].get("device_id", 0))
 
     @property
     def captures(self) -> bool:
         """Whether decoding steps are to be replayed as one CUDA graph."""
-        return self.settled[PROVIDERS["cuda"].ort_name].get("enable_cuda_graph") == "1"
+        return self.resolved[PROVIDERS["cuda"].ort_name].get("enable_cuda_graph") == "1"
 
     def entries(self, captures: bool = False) -> list[tuple[str, dict[str, str]]]:
         """The providers of a session, with their options, as ONNX Runtime takes them.
@@ -60,14 +59,14 @@ class Target:
             captures: whether every run of the session is to be captured as a CUDA graph.
         """
         names = [PROVIDERS[name].ort_name for name in (self.provider, *self.row.leaves_to)]
-        entries = [(name, dict(self.settled[name])) for name in names]
+        entries = [(name, dict(self.resolved[name])) for name in names]
         for _, options in entries:
             if not captures:
                 options.pop("enable_cuda_graph", None)
         return entries
 
 
-def targets(load: LoadOptions) -> list[Target]:
+def choose_targets(load: LoadOptions) -> list[Target]:
     """The requested target; for "auto" those to try, the best first.
 
     Raises:
@@ -83,5 +82,5 @@ def targets(load: LoadOptions) -> list[Target]:
     if provider == "auto":
         built = set(ort.get_available_providers())
         usable = [name for name in AUTO if PROVIDERS[name].ort_name in built]
-        chosen = [name for name in usable if provider_options.takes(name, options)] or ["cpu"]
-    return [Target(one, provider_options.settle(one, options), load.allow_fallback) for one in chosen]
+        chosen = [name for name in usable if takes(name, options)] or ["cpu"]
+    return [Target(one, resolve(one, options), load.allow_fallback) for one in chosen]

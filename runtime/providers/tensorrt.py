@@ -44,7 +44,10 @@ def targets(manifest: Manifest, target: Target, machine: Machine, root: Path | N
     return {
         name: dataclasses.replace(
             target,
-            settled={**target.settled, PROVIDER: {**target.settled[PROVIDER], **graph_options(manifest, name, folder)}},
+            resolved={
+                **target.resolved,
+                PROVIDER: {**target.resolved[PROVIDER], **graph_options(manifest, name, folder)},
+            },
         )
         for name in manifest.profiles
     }

@@ -33,7 +33,7 @@ class Detokenizer:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return cleaned(text) if self._clean else text
 
-    def settled(self, ids: Sequence[int]) -> str:
+    def stable_prefix(self, ids: Sequence[int]) -> str:
         """The start of the text that stays the same, whatever ids follow."""
         end = len(ids)
         # A run of bytes is decoded as one, and not at all while it breaks off within a character.
@@ -77,9 +77,9 @@ class Reader:
         """The text of an answer that goes no further."""
         return self._shown(self._tokens.text(ids), settled=False)
 
-    def settled(self, ids: Sequence[int]) -> str:
+    def stable_prefix(self, ids: Sequence[int]) -> str:
         """The start of the text of every answer that starts with `ids`."""
-        return self._shown(self._tokens.settled(ids), settled=True)
+        return self._shown(self._tokens.stable_prefix(ids), settled=True)
 
     def _shown(self, text: str, settled: bool) -> str:
         end = self.stops.find(text) if self.stops else None

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 
 from ...graphs import BundleError, InputError, contract
 from ...graphs.manifest import ChatPrompt, TextPrompt
-from . import chat_template as chat
+from . import chat_template
 from .detokenize import Detokenizer
 
-PromptInput: TypeAlias = "str | Sequence[chat.Message]"
+PromptInput: TypeAlias = "str | Sequence[chat_template.Message]"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Prompts:
                 source = _read(path).decode("utf-8")
             except UnicodeDecodeError as error:
                 raise BundleError(f"{path} is not UTF-8: {error}; export the bundle again") from None
-            self._template = chat.Template(source, format.special_tokens)
+            self._template = chat_template.Template(source, format.special_tokens)
 
     def encode(
         self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()
@@ -108,7 +108,7 @@ class Prompts:
     def _chat(
         self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: ChatPrompt
     ) -> EncodedPrompt:
-        text = self._template.render(chat.conversation(prompt, len(images), len(videos)))
+        text = self._template.render(chat_template.conversation(prompt, len(images), len(videos)))
         waiting = {format.image: iter(images), format.video: iter(videos)}
         tiles: list[np.ndarray] = []
         # The template chooses where placeholders stand; each takes the next image or video of its kind.

@@ -74,7 +74,7 @@ def write_checkpoint(folder: Path, files: Path, config: dict[str, Any]) -> tuple
     """A random checkpoint; its number of parameters and the bytes of its largest tensor."""
     import torch
     from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
-    from onnx_vlm.export.families import registry as family
+    from onnx_vlm.export.families import registry
     from onnx_vlm.export.tracing import trace
     from safetensors.torch import save_file
 
@@ -82,7 +82,7 @@ def write_checkpoint(folder: Path, files: Path, config: dict[str, Any]) -> tuple
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").touch()
     with trace.fake_weights():
-        model = family.find(config["model_type"]).build(Checkpoint(folder)).model
+        model = registry.find(config["model_type"]).build(Checkpoint(folder)).model
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     (folder / "model.safetensors").unlink()
     noise = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)

@@ -19,11 +19,8 @@ from onnx_vlm.export import export_model
 from onnx_vlm.export.checkpoint import hub
 from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
 from onnx_vlm.export.estimate import Estimate
-from onnx_vlm.export.families import paligemma
-from onnx_vlm.export.families import registry as family
-from onnx_vlm.export.proof import bundle_in_parts as disk
-from onnx_vlm.export.proof import proof
-from onnx_vlm.export.proof import source_model as source
+from onnx_vlm.export.families import paligemma, registry
+from onnx_vlm.export.proof import bundle_in_parts, proof, source_model
 from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
 from onnx_vlm.graphs.transforms.split import split
 from onnx_vlm.runtime import load, stored_proof
@@ -328,8 +325,8 @@ def test_the_source_model_is_the_same_with_its_weights_on_disk(tmp_path: Path, m
     """Trained checkpoints are so small that all of them would be kept in memory."""
     checkpoint = hub.open_checkpoint(CHECKPOINT)
     found = []
-    for kept in (source.KEPT, 0):
-        monkeypatch.setattr(source, "KEPT", kept)
+    for kept in (source_model.KEPT, 0):
+        monkeypatch.setattr(source_model, "KEPT", kept)
         found += proof.expectations(checkpoint, paligemma, [(proof.images()[0], "caption")], (1,))
     for name in found[0]:
         assert np.allclose(found[0][name], found[1][name], atol=1e-5), name
@@ -337,15 +334,15 @@ def test_the_source_model_is_the_same_with_its_weights_on_disk(tmp_path: Path, m
 
 def test_weights_that_a_module_takes_past_its_parts_are_kept(monkeypatch: pytest.MonkeyPatch):
     """The attention of SigLIP's pooling head is PyTorch's own, which does not call its output layer."""
-    monkeypatch.setattr(source, "KEPT", 0)
+    monkeypatch.setattr(source_model, "KEPT", 0)
     config = SiglipVisionConfig(
         hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
     )
     real, pixels = SiglipVisionModel(config).eval(), torch.randn(2, 3, 28, 28)
-    with source.empty_parameters():
+    with source_model.empty_parameters():
         streamed = SiglipVisionModel(config)
     values = dict(real.named_parameters())
-    source.read_from_disk(
+    source_model.read_from_disk(
         streamed, {id(weight): values[name].detach().numpy() for name, weight in streamed.named_parameters()}
     )
     with torch.inference_mode():
@@ -361,10 +358,10 @@ def test_a_bundle_run_in_parts_gives_what_it_gives_whole(
 ):
     """Trained bundles are so small that each graph would be one part."""
     folder, parts = bundles(name, precision), []
-    monkeypatch.setattr(disk, "AT_ONCE", 100_000 if precision == "fp32" else 20_000)
-    monkeypatch.setattr(disk, "split", lambda *given: parts.append(list(split(*given))) or parts[-1])
+    monkeypatch.setattr(bundle_in_parts, "AT_ONCE", 100_000 if precision == "fp32" else 20_000)
+    monkeypatch.setattr(bundle_in_parts, "split", lambda *given: parts.append(list(split(*given))) or parts[-1])
     evidence = stored_proof.read(manifest.load(folder), folder)
-    whole, some = Loaded(load(folder, threads=1)), disk.OnDisk(folder)
+    whole, some = Loaded(load(folder, threads=1)), bundle_in_parts.OnDisk(folder)
     for ours, theirs in zip(compare(some, evidence), compare(whole, evidence)):
         assert ours.name == theirs.name
         assert ours.error == pytest.approx(theirs.error, abs=1e-6)
@@ -374,7 +371,7 @@ def test_a_bundle_run_in_parts_gives_what_it_gives_whole(
 def test_a_bundle_that_does_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     recipe = paligemma.recipe
 
-    def scaled(checkpoint: Checkpoint) -> family.Recipe:
+    def scaled(checkpoint: Checkpoint) -> registry.Recipe:
         found = recipe(checkpoint)
         return dataclasses.replace(found, embedding=manifest.Embedding(found.embedding.scale * 1.01))
 

@@ -16,12 +16,10 @@ from helpers import CHECKPOINT, CHECKPOINTS
 from onnx_vlm.export import export_model
 from onnx_vlm.export.estimate import Estimate
 from onnx_vlm.graphs import ExportError, contract, manifest
-from onnx_vlm.graphs.transforms import float16 as precision
-from onnx_vlm.graphs.transforms import quantize_blocks as quantize
-from onnx_vlm.graphs.transforms import weights
+from onnx_vlm.graphs.transforms import float16, quantize_blocks, weights
 from onnx_vlm.runtime import VLM, load
-from onnx_vlm.runtime.images import tiles as image
-from onnx_vlm.runtime.inference.token_embeddings import unpacked
+from onnx_vlm.runtime.images.tiles import tiles as tiles_of_image
+from onnx_vlm.runtime.inference.token_embeddings import dequantized_rows
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import Check, verify
 from safetensors.torch import load_file, save_file
@@ -75,9 +73,10 @@ def test_bfloat16_loses_nothing_of_a_bfloat16_checkpoint(tmp_path: Path, name: s
     assert sizes[0] < 0.55 * sizes[1]
     one, other = (load(folder, threads=1) for folder in (whole, half))
     picture = shapes.draw(shapes.scene(shapes.HELD_OUT))
-    tiles = image.tiles(picture, one.manifest.image)
+    tiles = tiles_of_image(picture, one.manifest.image)
     assert np.array_equal(one.pipeline.engine.encode_images(tiles), other.pipeline.engine.encode_images(tiles))
-    assert np.array_equal(unpacked(one.pipeline.engine._table[:]), unpacked(other.pipeline.engine._table[:]))
+    tables = [dequantized_rows(vlm.pipeline.engine._table[:]) for vlm in (one, other)]
+    assert np.array_equal(*tables)
     prompt = one.pipeline.engine.embed(one.pipeline.prompts.encode("caption", [tiles]))
     assert np.array_equal(one.pipeline.engine.start([prompt], 1)[0], other.pipeline.engine.start([prompt], 1)[0])
 
@@ -127,17 +126,17 @@ def test_vision_features_in_int8_are_within_two_percent(
 def test_rows_of_a_table_survive_packing(tmp_path: Path):
     table = np.random.default_rng(0).standard_t(4, size=(300, 40)).astype(np.float32)
     table[7] = 0
-    packed = quantize.quantized_rows("table", table)
+    packed = quantize_blocks.quantized_rows("table", table)
     weights.write([weights.store_array(packed, tmp_path / "table.npy")])
     stored = np.load(tmp_path / "table.npy", mmap_mode="r")
     assert (stored.shape, stored.dtype) == ((300, 44), np.uint8)
-    rows = unpacked(stored[[[3, 7], [299, 3]]])
+    rows = dequantized_rows(stored[[[3, 7], [299, 3]]])
     assert rows.shape == (2, 2, 40)
     assert (rows[0, 1] == 0).all()
     assert np.abs(rows[1, 0] - table[299]).max() <= np.abs(table[299]).max() / 127 / 2 + 1e-6
     half = weights.Weight("table", table, ir.DataType.BFLOAT16)
     weights.write([weights.store_array(half, tmp_path / "half.npy")])
-    error = np.abs(unpacked(np.load(tmp_path / "half.npy")) - table) / np.maximum(np.abs(table), 1e-9)
+    error = np.abs(dequantized_rows(np.load(tmp_path / "half.npy")) - table) / np.maximum(np.abs(table), 1e-9)
     assert error.max() <= 2**-8
 
 
@@ -175,18 +174,18 @@ class Stored:
 def test_ranges_say_which_nodes_are_too_large_and_narrowing_keeps_them(tmp_path: Path):
     model, path = graph(), tmp_path / "model.onnx"
     weights.attach(model, lambda name: Stored())
-    assert precision.store(model, ir.DataType.FLOAT16) == 1
+    assert float16.store(model, ir.DataType.FLOAT16) == 1
     weights.write(weights.store(model, path))
     x = np.full((2, 512), 2.0, np.float32)  # the product is 10.24, its exponential 28001
     probe = ir.load(path)
-    names = precision.add_ranges(probe)
+    names = float16.add_ranges(probe)
     ir.save(probe, tmp_path / "probe.onnx")
     session = ort.InferenceSession(tmp_path / "probe.onnx", providers=["CPUExecutionProvider"])
     largest = {name: float(v) for name, v in zip(names, session.run(list(names.values()), {"x": x}))}
     assert largest["y"] == pytest.approx(10.24, rel=1e-3)
-    assert precision.too_large(ir.load(path), largest, 10_000) == ["exp", "transpose"]
+    assert float16.too_large(ir.load(path), largest, 10_000) == ["exp", "transpose"]
     narrowed = ir.load(path)
-    precision.compute_in_float16(narrowed, ["exp", "transpose"])
+    float16.compute_in_float16(narrowed, ["exp", "transpose"])
     ir.save(narrowed, path)
     types = {node.name: node.outputs[0].dtype for node in narrowed.graph if node.op_type != "Cast"}
     assert types == {"product": ir.DataType.FLOAT16, "exp": ir.DataType.FLOAT, "transpose": ir.DataType.FLOAT}

@@ -9,22 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx_vlm.graphs.transforms import (
-    activation_memory as memory,
-)
-from onnx_vlm.graphs.transforms import (
-    cleanup as tidy,
-)
-from onnx_vlm.graphs.transforms import (
-    quantize_blocks as quantize,
-)
-from onnx_vlm.graphs.transforms import (
-    quantize_columns as integer,
-)
-from onnx_vlm.graphs.transforms import (
-    split,
-    weights,
-)
+from onnx_vlm.graphs.transforms import activation_memory, cleanup, quantize_blocks, quantize_columns, split, weights
 from onnx_vlm.runtime.providers.ort_session import session_options
 
 
@@ -87,14 +72,14 @@ def test_weights_are_quantised_in_slices(linear: ir.Model, tmp_path: Path, monke
     source = Recorded(np.random.default_rng(0).normal(size=(30, 20)).astype(np.float32))
     weights.attach(linear, lambda name: source)
     weights.fold_transposes(linear)
-    quantize.quantize_blocks(linear, bits, 32)
+    quantize_blocks.quantize_blocks(linear, bits, 32)
     monkeypatch.setattr(weights, "KEPT_IN_GRAPH", 0)
     monkeypatch.setattr(weights, "AT_ONCE", 140)
     path = tmp_path / "linear.onnx"
     weights.write(weights.store(linear, path))
     assert sorted(source.read) == [2, 7, 7, 7, 7], "values and scales from one reading"
     stored = {value.name: value.const_value.numpy() for value in ir.load(path).graph.initializers.values()}
-    packed, scales = quantize.quantized(source.array, bits, 32)
+    packed, scales = quantize_blocks.quantized(source.array, bits, 32)
     assert (stored[f"w.T.q{bits}"] == packed).all()
     assert (stored["w.T.scales"] == scales).all()
 
@@ -121,9 +106,9 @@ def test_values_that_are_alive_together_are_counted():
         ir.node("Relu", [x], outputs=[y]),
     ]
     model = graph(nodes, [x], [y, pooled])
-    assert memory.most_alive(model, "sequence") == 4 * (80 + 80 + 160)
-    assert memory.most_alive(model, "batch") == 4 * (80 + 80 + 160)
-    assert memory.most_alive(model, "capacity") == 0
+    assert activation_memory.most_alive(model, "sequence") == 4 * (80 + 80 + 160)
+    assert activation_memory.most_alive(model, "batch") == 4 * (80 + 80 + 160)
+    assert activation_memory.most_alive(model, "capacity") == 0
 
 
 def reshapes(middle: tuple[int, ...], end: tuple[int | str, ...]) -> ir.Model:
@@ -142,7 +127,7 @@ def reshapes(middle: tuple[int, ...], end: tuple[int | str, ...]) -> ir.Model:
 
 def test_reshapes_there_and_back_are_dropped(tmp_path: Path):
     model = reshapes((-1, 2, 3), ("n", 6))
-    assert tidy.drop_reshape_round_trips(model) == 1
+    assert cleanup.drop_reshape_round_trips(model) == 1
     assert [node.op_type for node in model.graph] == ["Relu"]
     x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
     assert (run(model, tmp_path / "model.onnx", x=x) == np.maximum(x, 0)).all()
@@ -150,7 +135,7 @@ def test_reshapes_there_and_back_are_dropped(tmp_path: Path):
 
 def test_reshapes_that_end_elsewhere_stay():
     model = reshapes((-1, 2, 3), ("n", 3, 2))
-    assert tidy.drop_reshape_round_trips(model) == 0
+    assert cleanup.drop_reshape_round_trips(model) == 0
     assert [node.op_type for node in model.graph] == ["Reshape", "Reshape", "Relu"]
 
 
@@ -180,7 +165,7 @@ def test_sequences_are_rotated_whole(kept: int, tmp_path: Path):
     model.graph.opset_imports["com.microsoft"] = 1
     values = np.random.default_rng(2).normal(size=(3, 2, 5, 8)).astype(np.float32)
     before = run(model, tmp_path / "model.onnx", x=values)
-    assert tidy.rotate_whole_sequences(model) == 1
+    assert cleanup.rotate_whole_sequences(model) == 1
     assert sorted(node.op_type for node in model.graph) == ["Concat", "Concat", "RotaryEmbedding"]
     after = run(model, tmp_path / "whole.onnx", x=values)
     assert np.allclose(before, after, atol=1e-6)
@@ -192,7 +177,7 @@ def test_metadata_goes(linear: ir.Model):
     for node in linear.graph:
         node.metadata_props["line"] = "/somewhere/model.py:12"
         node.doc_string = "line 12"
-    tidy.drop_metadata(linear)
+    cleanup.drop_metadata(linear)
     assert not linear.metadata_props
     assert all(not node.metadata_props and not node.doc_string for node in linear.graph)
 
@@ -206,9 +191,9 @@ def test_blocks_are_what_the_operator_computes_with(bits: int, rows: int, block_
     x, weight, y = value("x", "n", rows), value("w", rows, 48), value("y", "n", 48)
     model = graph([ir.node("MatMul", [x, weight], outputs=[y])], [x], [y], w=weight)
     weights.attach(model, lambda name: w)
-    assert quantize.quantize_blocks(model, bits, block_size) == 1
+    assert quantize_blocks.quantize_blocks(model, bits, block_size) == 1
     given = random.normal(size=(5, rows)).astype(np.float32)
-    packed, scales = quantize.quantized(w.T, bits, block_size)
+    packed, scales = quantize_blocks.quantized(w.T, bits, block_size)
     values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
     restored = ((values.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]).reshape(48, -1)[:, :rows]
     assert np.abs(restored - w.T).max() < np.abs(w).max() / (1 << (bits - 2))
@@ -220,7 +205,7 @@ def test_blocks_are_what_the_operator_computes_with(bits: int, rows: int, block_
 def test_rounding_beats_the_plain_one():
     """Plain: the largest weight at the end of the range."""
     w = np.random.default_rng(0).standard_t(4, size=(64, 512)).astype(np.float32)
-    packed, scales = quantize.quantized(w, 4, 32)
+    packed, scales = quantize_blocks.quantized(w, 4, 32)
     values = np.stack([packed & 15, packed >> 4], -1).reshape(64, 16, 32).astype(np.float32) - 8
     ours = np.square(values * scales[..., None] - w.reshape(64, 16, 32)).sum()
     plain = np.abs(w.reshape(64, 16, 32)).max(-1, keepdims=True) / 7
@@ -232,7 +217,7 @@ def test_zeros_single_weights_and_next_to_nothing_are_exact():
     for bits in (4, 8):
         w = np.zeros((4, 64), np.float32)
         w[1, 5], w[2, 40], w[3, 7] = 1.5, -2.5, 1e-40
-        packed, scales = quantize.quantized(w, bits, 32)
+        packed, scales = quantize_blocks.quantized(w, bits, 32)
         values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(4, 2, 32)
         restored = (values.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
         assert np.allclose(restored.reshape(4, 64), w, atol=1e-6)
@@ -256,7 +241,7 @@ def test_products_of_integers_are_what_their_numbers_give(tmp_path: Path):
     }
     arrays["a"][:, 3] = 0
     weights.attach(model, arrays.__getitem__)
-    assert integer.quantize_columns(model) == 2
+    assert quantize_columns.quantize_columns(model) == 2
     assert [node.op_type for node in model.graph].count("QuantizeLinear") == 1
     assert all(one.dtype is not None and one.shape is not None for node in model.graph for one in node.outputs)
     given = (random.standard_t(3, size=(5, 67)) * 10 ** np.arange(5)[:, None]).astype(np.float32)
@@ -267,7 +252,7 @@ def test_products_of_integers_are_what_their_numbers_give(tmp_path: Path):
     largest = np.maximum(np.abs(given).max(-1, keepdims=True), 1e-38)
     numbers = np.rint(given / largest * np.float32(127))
     for result, w in zip(ours, arrays.values()):
-        values, scales = integer.quantized(w.T)
+        values, scales = quantize_columns.quantized(w.T)
         assert np.abs(values * scales - w).max() <= scales.max() / 2 * 1.001
         assert np.allclose(result, numbers @ values * scales * largest / 127, rtol=1e-5, atol=1e-6)
         assert (result[2] == 0).all()
@@ -281,7 +266,7 @@ def test_products_of_integers_do_not_overflow(tmp_path: Path):
     x, w, y = value("x", "n", 64), value("w", 64, 16), value("y", "n", 16)
     model = graph([ir.node("MatMul", [x, w], outputs=[y])], [x], [y], w=w)
     weights.attach(model, lambda name: np.full((64, 16), 2.0, np.float32))
-    integer.quantize_columns(model)
+    quantize_columns.quantize_columns(model)
     weights.write(weights.store(model, tmp_path / "model.onnx"))
     (result,) = session_of(tmp_path / "model.onnx").run(None, {"x": np.full((3, 64), 5.0, np.float32)})
     assert np.allclose(result, 640)

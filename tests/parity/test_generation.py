@@ -17,7 +17,7 @@ from onnx_vlm.graphs.manifest import GenerationDefaults, Sampling
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.generation.strategy import filters
 from onnx_vlm.runtime.inputs import Request
-from onnx_vlm.runtime.options import settle
+from onnx_vlm.runtime.options import resolve
 from source import Answer, Source, ask, open_source
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.generation.utils import GenerationMixin
@@ -73,7 +73,7 @@ def test_logits_are_filtered_as_by_transformers(options: dict[str, Any]):
     """On random logits and ids, among them an id beyond the vocabulary, as placeholders of pictures may be."""
     bundle = GenerationDefaults((1,), 256, 4096, Sampling())
     random = np.random.default_rng(0)
-    chain = filters(settle(options, bundle), [1], [])
+    chain = filters(resolve(options, bundle), [1], [])
     for _ in range(100):
         logits = random.normal(0, 4, VOCAB).astype(np.float32)
         ids = random.integers(0, 12, random.integers(5, 40)).tolist()

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_vlm.runtime.grounding import patches as entities
-from onnx_vlm.runtime.images import tiles as image
+from onnx_vlm.runtime.grounding import patches
+from onnx_vlm.runtime.images.reading import read
+from onnx_vlm.runtime.images.tiles import tiles as tiles_of_image
 from onnx_vlm.runtime.text.prompt import Prompts
 from published_processors import KOSMOS2, PALIGEMMA, SETTINGS, TILE_TOKENS, Processor, noise
 
@@ -54,7 +55,7 @@ def test_the_settings_are_those_that_are_published(name: tuple[str, str], assets
 def test_prompts_have_the_ids_of_the_processor(processor: Processor):
     name, source, picture = processor.name, processor.source, noise(80, 60)
     prompts = Prompts(processor.folder, processor.behaviour.prompt, TILE_TOKENS[name])
-    tiles = image.tiles(image.read(picture), processor.behaviour.image)
+    tiles = tiles_of_image(read(picture), processor.behaviour.image)
     for text in TEXTS:
         ours = prompts.encode(text, [tiles])
         if name == PALIGEMMA:
@@ -95,7 +96,7 @@ def test_entities_of_published_and_random_answers(processor: Processor):
         "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object>"
         " warming himself by<phrase> a fire</phrase><object><patch_index_0005><patch_index_0911></object>."
     ]
-    caption, found = entities.read(texts[0], format, 1, 1)
+    caption, found = patches.read(texts[0], format, 1, 1)
     assert caption == "An image of a snowman warming himself by a fire."
     assert [(one.label, one.start, one.end) for one in found] == [("a snowman", 12, 21), ("a fire", 41, 47)]
     assert found[0].boxes[0].xmin == 0.390625
@@ -110,7 +111,7 @@ def test_entities_of_published_and_random_answers(processor: Processor):
     texts += ["".join(draw.choices(parts, k=draw.randint(0, 12))) for _ in range(5000)]
     for text in texts:
         caption, theirs = source.post_process_generation(text)
-        ours_caption, ours = entities.read(text, format, 1, 1)
+        ours_caption, ours = patches.read(text, format, 1, 1)
         boxes = [[(box.xmin, box.ymin, box.xmax, box.ymax) for box in one.boxes] for one in ours]
         assert ours_caption == caption, text
         assert [(one.label, (one.start, one.end), some) for one, some in zip(ours, boxes)] == theirs, text
@@ -125,5 +126,5 @@ def test_boxes_of_phrases_become_the_tokens_of_the_processor(processor: Processo
         box = (edges[0][0] / 1000, edges[1][0] / 1000, edges[0][1] / 1000, edges[1][1] / 1000)
         boxes = draw.choice([[box, None], [[box, (3, 70)], []], [(0, 1023), [box]], [None, None]])
         text = "<grounding> see<phrase> a cat</phrase> and <phrase>dogs</phrase> there"
-        ours = prompts.encode(entities.with_boxes(text, boxes, behaviour.grounding), []).ids.tolist()
+        ours = prompts.encode(patches.with_boxes(text, boxes, behaviour.grounding), []).ids.tolist()
         assert ours == source(text=text, bboxes=boxes)["input_ids"], boxes

@@ -12,9 +12,10 @@ import pytest
 from helpers import PHOTOGRAPHS, write_film
 from onnx_vlm.graphs import CheckpointError
 from onnx_vlm.graphs.manifest import Resize, Video
-from onnx_vlm.runtime.images import tiles as image
 from onnx_vlm.runtime.images import video
 from onnx_vlm.runtime.images.reading import read
+from onnx_vlm.runtime.images.tiles import canvas
+from onnx_vlm.runtime.images.tiles import tiles as tiles_of_image
 from PIL import Image, ImageOps
 from published_processors import (
     KOSMOS2,
@@ -51,7 +52,7 @@ def test_pictures_of_every_size_and_mode(published: Callable[[str], Processor], 
     given += [(path, ImageOps.exif_transpose(Image.open(path))) for path in PHOTOGRAPHS]
     for ours, theirs in given:
         pixels = np.asarray(processor(theirs, return_tensors="np")["pixel_values"][0])
-        assert_same_pixels(image.tiles(read(ours), recipe), pixels.reshape(-1, *pixels.shape[-3:]), recipe)
+        assert_same_pixels(tiles_of_image(read(ours), recipe), pixels.reshape(-1, *pixels.shape[-3:]), recipe)
 
 
 def test_files_are_turned_upright_as_transformers_loads_them(published: Callable[[str], Processor], tmp_path: Path):
@@ -63,13 +64,13 @@ def test_files_are_turned_upright_as_transformers_loads_them(published: Callable
         path = tmp_path / f"{orientation}.png"
         noise(31, 57).save(path, exif=exif)
         theirs = processor(load_image(str(path)), return_tensors="np")["pixel_values"]
-        assert_same_pixels(image.tiles(read(path), recipe), theirs, recipe)
+        assert_same_pixels(tiles_of_image(read(path), recipe), theirs, recipe)
 
 
 @pytest.mark.needs("images", "expected")
 def test_published_pixels(published: Callable[[str], Processor], assets: Path):
     values = json.loads((assets / "expected" / "summary.json").read_text())["kosmos2"]
-    tiles = image.tiles(read(assets / "images" / "two_dogs.resaved.jpg"), published(KOSMOS2).behaviour.image)
+    tiles = tiles_of_image(read(assets / "images" / "two_dogs.resaved.jpg"), published(KOSMOS2).behaviour.image)
     assert np.allclose(tiles[0, :3, :3, :3], values["EXPECTED_PIXEL_VALUES_1"], atol=1e-6)
     assert np.allclose(tiles[0, :3, -3:, -3:], values["EXPECTED_PIXEL_VALUES_2"], atol=1e-6)
 
@@ -95,7 +96,7 @@ def test_canvases_of_up_to_36_tiles(published: Callable[[str], Processor]):
         for width, height in [*sizes, *edges, *((c * 10, r * 10) for pairs in supported.values() for c, r in pairs)]:
             theirs = processor._fit_image_to_canvas(width, height, 10)
             theirs = theirs or processor._find_closest_aspect_ratio(width, height, 10)
-            assert image.canvas(width, height, 10, most) == theirs, (width, height, most)
+            assert canvas(width, height, 10, most) == theirs, (width, height, most)
             found.add(theirs)
         assert max(columns * rows for columns, rows in found) == most
         del processor._find_supported_aspect_ratios
@@ -104,11 +105,11 @@ def test_canvases_of_up_to_36_tiles(published: Callable[[str], Processor]):
 def test_published_numbers_of_tiles(published: Callable[[str], Processor]):
     one = published(PERCEPTION_LM)
     one.edit(lambda settings: settings["image_processor"].update(max_num_tiles=4))
-    assert len(image.tiles(noise(450, 500), one.behaviour.image)) * TILE_TOKENS[PERCEPTION_LM] == 1280
+    assert len(tiles_of_image(noise(450, 500), one.behaviour.image)) * TILE_TOKENS[PERCEPTION_LM] == 1280
     one.edit(lambda settings: settings["image_processor"].update(vision_input_type="vanilla"))
     assert isinstance(one.behaviour.image, Resize)
     theirs = one.source.image_processor(noise(450, 500), return_tensors="np")["pixel_values"][0]
-    assert_same_pixels(image.tiles(noise(450, 500), one.behaviour.image), theirs, one.behaviour.image)
+    assert_same_pixels(tiles_of_image(noise(450, 500), one.behaviour.image), theirs, one.behaviour.image)
 
 
 def test_videos_as_files_arrays_and_folders(published: Callable[[str], Processor], tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 from helpers import BUNDLES
 from onnx_vlm.graphs import migrations
 from onnx_vlm.runtime import load
-from onnx_vlm.runtime.options import Settings, settle
+from onnx_vlm.runtime.options import Settings, resolve
 
 PICTURE = np.full((20, 30, 3), 200, np.uint8)
 #: What each said when it was stored; the second best token was far behind at every step.
@@ -39,4 +39,4 @@ def test_a_bundle_of_an_older_format_answers_as_it_did(number: int):
 def test_defaults_of_format_7_stay_what_they_were():
     """It drew from all tokens where the checkpoint named no top_k."""
     vlm = load(BUNDLES / "format-7", threads=1)
-    assert settle({}, vlm.manifest.generation) == Settings(top_k=0)
+    assert resolve({}, vlm.manifest.generation) == Settings(top_k=0)

@@ -14,7 +14,7 @@ from helpers import REPOSITORY
 from onnx_vlm.graphs.manifest import GenerationDefaults
 from onnx_vlm.graphs.sampling import Sampling
 from onnx_vlm.runtime import VLM, GenerationError, InputError, Options, load
-from onnx_vlm.runtime.options import FIELDS, Settings, settle
+from onnx_vlm.runtime.options import FIELDS, Settings, resolve
 
 PICTURE = shapes.draw(shapes.scene(shapes.HELD_OUT))
 NAN, INFINITY = float("nan"), float("inf")
@@ -41,8 +41,8 @@ INVALID: dict[str, tuple[Any, ...]] = {
 }
 
 
-def settled(**options: Any) -> Settings:
-    return settle(options, GenerationDefaults((1,), 256, 4096, Sampling()))
+def resolved(**options: Any) -> Settings:
+    return resolve(options, GenerationDefaults((1,), 256, 4096, Sampling()))
 
 
 def test_an_option_is_written_once():
@@ -53,7 +53,7 @@ def test_an_option_is_written_once():
         assert field.help
         assert field.kind.accepts(field.default), field.name
         assert type(None) in get_args(get_type_hints(Options)[field.name]), "one that is None is left out"
-    assert settled() == Settings()
+    assert resolved() == Settings()
 
 
 def test_the_page_has_every_option():
@@ -74,15 +74,15 @@ def test_every_invalid_value_is_named(field: Any):
         if value in fits:
             continue
         with pytest.raises(InputError, match=rf"{field.name} is .*; give "):
-            settled(**{field.name: value})
+            resolved(**{field.name: value})
 
 
 def test_numbers_and_arrays_of_numpy_are_taken():
-    asked = settled(
+    asked = resolved(
         max_new_tokens=np.int64(3), temperature=np.float32(0.5), do_sample=np.bool_(True), top_k=np.int8(5),
         suppress_tokens=np.array([4, 5]), bad_words_ids=[np.array([4, 5])], forced_eos_token_id=np.int64(1),
     )  # fmt: skip
-    expected = settled(
+    expected = resolved(
         max_new_tokens=3, temperature=0.5, do_sample=True, top_k=5, suppress_tokens=(4, 5), bad_words_ids=[[4, 5]],
         forced_eos_token_id=1,
     )  # fmt: skip
@@ -91,11 +91,11 @@ def test_numbers_and_arrays_of_numpy_are_taken():
 
 
 def test_how_many_answers_there_may_be():
-    assert settled(num_beams=2, num_return_sequences=2, do_sample=True)
-    assert settled(do_sample=True, num_return_sequences=3)
+    assert resolved(num_beams=2, num_return_sequences=2, do_sample=True)
+    assert resolved(do_sample=True, num_return_sequences=3)
     for options in ({"num_beams": 2, "do_sample": True}, {"num_beams": 2}, {}):
         with pytest.raises(InputError, match="num_return_sequences is 5; give at most num_beams"):
-            settled(num_return_sequences=5, **options)
+            resolved(num_return_sequences=5, **options)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from onnx_vlm.runtime import Generation, GenerationError, Stream
 class Reader:
     """Reads an id as one letter."""
 
-    def settled(self, ids: list[int]) -> str:
+    def stable_prefix(self, ids: list[int]) -> str:
         return "".join(map(chr, ids))
 
 

@@ -14,10 +14,10 @@ import torch
 from helpers import CHECKPOINTS, REPOSITORY
 from judge import Judge
 from onnx_vlm.export import export_model
-from onnx_vlm.export.families import registry as family
+from onnx_vlm.export.families import registry
 from onnx_vlm.graphs import CheckpointError
 from onnx_vlm.runtime import load
-from onnx_vlm.runtime.images import tiles as image
+from onnx_vlm.runtime.images import tiles
 from onnx_vlm.runtime.inputs import Request
 from PIL import Image
 from random_models import telling_weights
@@ -72,7 +72,7 @@ class LlavaSource(Source):
 def test_a_family_from_outside(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Judge, threads: int
 ):
-    monkeypatch.setattr(family, "_MODULES", dict(family._MODULES))  # registered for this test alone
+    monkeypatch.setattr(registry, "_MODULES", dict(registry._MODULES))  # registered for this test alone
     with pytest.raises(CheckpointError, match="'llava' is not supported"):
         export_model(checkpoint, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)  # where the documentation's example finds the checkpoint
@@ -96,7 +96,7 @@ def test_a_family_from_outside(
         judge.tokens(source, answer.token_ids, truth, request.prompt)
     pixels = source.inputs(requests[0])["pixel_values"]
     (theirs,) = source.model.get_image_features(pixel_values=pixels).pooler_output
-    (ours,) = vlm.pipeline.engine.encode_images(image.tiles(pictures[0], vlm.manifest.image))
+    (ours,) = vlm.pipeline.engine.encode_images(tiles.tiles(pictures[0], vlm.manifest.image))
     assert relative_error(ours, theirs.detach().numpy()) < TOLERANCE
 
 

@@ -20,7 +20,7 @@ from onnx_vlm.runtime.grounding.formats import box_format
 from onnx_vlm.runtime.grounding.grammar import Constraint, Grammar, Vocabulary
 from onnx_vlm.runtime.grounding.locations import boxes
 from onnx_vlm.runtime.grounding.patches import read
-from onnx_vlm.runtime.options import settle
+from onnx_vlm.runtime.options import resolve
 from onnx_vlm.runtime.stream import fold
 from tokenizers import Tokenizer
 
@@ -82,12 +82,12 @@ def answers(one: Case, prompts: list[list[int]], length: int, seed: int, options
     def logits(rows: int) -> np.ndarray:
         return (random.normal(0, 4, (rows, vocab)) + lean).astype(np.float32)
 
-    settled = settle(
+    resolved = resolve(
         {**options, "seed": seed, "max_new_tokens": length}, GenerationDefaults((one.end,), 9, 99, Sampling())
     )
     constraint = Constraint(one.grammar, length, prompts)
     generator = answer(
-        logits(len(prompts)), lambda rows, ids: logits(len(rows)), prompts, settled, [one.end], (), [constraint]
+        logits(len(prompts)), lambda rows, ids: logits(len(rows)), prompts, resolved, [one.end], (), [constraint]
     )
     return [[found.ids for found in some] for some in fold(generator)]
 

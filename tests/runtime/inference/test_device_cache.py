@@ -20,8 +20,8 @@ def on_device(bundle: Path, captures: bool) -> VLM:
     """A model whose decoder works as on a GPU; with `captures` its steps as for a CUDA graph, which the CPU ignores."""
     vlm = load(bundle, provider="cpu", threads=1)
     engine = vlm.pipeline.engine
-    settled = {**engine.target.settled, PROVIDERS["cuda"].ort_name: {"enable_cuda_graph": "1"} if captures else {}}
-    target = replace(engine.target, settled=settled)
+    resolved = {**engine.target.resolved, PROVIDERS["cuda"].ort_name: {"enable_cuda_graph": "1"} if captures else {}}
+    target = replace(engine.target, resolved=resolved)
     engine._device = Device(engine._decoder, target, vlm.manifest.generation.max_positions)
     return vlm
 

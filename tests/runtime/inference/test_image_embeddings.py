@@ -11,7 +11,7 @@ import pytest
 import shapes
 from onnx_vlm.runtime import GenerationError, InputError, Limits, load
 from onnx_vlm.runtime.inference.engine import Engine
-from onnx_vlm.runtime.inference.image_embeddings import Embeddings
+from onnx_vlm.runtime.inference.image_embeddings import ImageEmbeddingCache
 
 
 class Encoder:
@@ -35,7 +35,7 @@ def values(embeds: list[np.ndarray]) -> list[list[float]]:
 
 def test_all_tiles_of_a_call_are_encoded_together_and_equal_ones_once():
     encode = Encoder()
-    cache = Embeddings(encode, (1, 1), 1000)
+    cache = ImageEmbeddingCache(encode, (1, 1), 1000)
     assert values(cache([picture(1, 2, 1), picture(3), picture(2, 4)])) == [[1, 2, 1], [3], [2, 4]]
     assert encode.given == [4]
     assert values(cache([picture(4, 5)])) == [[4, 5]]
@@ -45,7 +45,7 @@ def test_all_tiles_of_a_call_are_encoded_together_and_equal_ones_once():
 
 def test_what_was_used_least_recently_goes_first():
     encode = Encoder()
-    cache = Embeddings(encode, (1, 1), 8)  # two tiles
+    cache = ImageEmbeddingCache(encode, (1, 1), 8)  # two tiles
     for value in (1, 2, 1, 3, 1, 2):
         assert values(cache([picture(value)])) == [[value]]
     assert encode.given == [1, 1, 1, 1], "1 stayed, 2 went for 3"
@@ -53,7 +53,7 @@ def test_what_was_used_least_recently_goes_first():
 
 def test_without_memory_nothing_is_kept():
     encode = Encoder()
-    cache = Embeddings(encode, (1, 1), 0)
+    cache = ImageEmbeddingCache(encode, (1, 1), 0)
     cache([picture(1)])
     cache([picture(1)])
     assert encode.given == [1, 1]
@@ -61,12 +61,12 @@ def test_without_memory_nothing_is_kept():
 
 def test_on_disk_for_others_with_the_same_model(tmp_path: Path):
     folder = tmp_path / "embeddings"
-    Embeddings(Encoder(), (1, 1), 0, folder, "a")([picture(1, 2)])
+    ImageEmbeddingCache(Encoder(), (1, 1), 0, folder, "a")([picture(1, 2)])
     assert len(list(folder.glob("*.npy"))) == len(list(folder.iterdir())) == 2
     same, other = Encoder(), Encoder()
-    assert values(Embeddings(same, (1, 1), 1000, folder, "a")([picture(2, 1)])) == [[2, 1]]
+    assert values(ImageEmbeddingCache(same, (1, 1), 1000, folder, "a")([picture(2, 1)])) == [[2, 1]]
     assert same.given == []
-    Embeddings(other, (1, 1), 1000, folder, "b")([picture(1)])
+    ImageEmbeddingCache(other, (1, 1), 1000, folder, "b")([picture(1)])
     assert other.given == [1]
 
 
@@ -96,11 +96,11 @@ WHOLE = saved(np.ones((1, 1), np.float32))
     ],
 )
 def test_a_damaged_file_is_written_anew(tmp_path: Path, data: bytes):
-    Embeddings(Encoder(), (1, 1), 0, tmp_path)([picture(1)])
+    ImageEmbeddingCache(Encoder(), (1, 1), 0, tmp_path)([picture(1)])
     (path,) = tmp_path.iterdir()
     path.write_bytes(data)
     encode = Encoder()
-    assert values(Embeddings(encode, (1, 1), 0, tmp_path)([picture(1)])) == [[1]]
+    assert values(ImageEmbeddingCache(encode, (1, 1), 0, tmp_path)([picture(1)])) == [[1]]
     assert encode.given == [1]
     assert path.read_bytes() == WHOLE
 
@@ -108,21 +108,21 @@ def test_a_damaged_file_is_written_anew(tmp_path: Path, data: bytes):
 @pytest.mark.parametrize(("path", "said"), [("", "is empty"), ("a" * 300, "File name too long"), ("a\0b", "null byte")])
 def test_paths_that_lead_nowhere(path: str, said: str):
     with pytest.raises(InputError, match=said):
-        Embeddings(Encoder(), (1, 1), 0, path)
+        ImageEmbeddingCache(Encoder(), (1, 1), 0, path)
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As for a user without permission; root has every one."""
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(InputError, match="no permission to read and write"):
-        Embeddings(Encoder(), (1, 1), 0, tmp_path)
+        ImageEmbeddingCache(Encoder(), (1, 1), 0, tmp_path)
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="file cannot be a folder for image embeddings"):
-        Embeddings(Encoder(), (1, 1), 0, tmp_path / "file")
-    cache = Embeddings(Encoder(), (1, 1), 0, tmp_path / "gone")
+        ImageEmbeddingCache(Encoder(), (1, 1), 0, tmp_path / "file")
+    cache = ImageEmbeddingCache(Encoder(), (1, 1), 0, tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     with pytest.raises(GenerationError, match="gone"):
         cache([picture(1)])

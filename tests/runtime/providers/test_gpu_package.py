@@ -16,9 +16,9 @@ import onnxruntime as ort
 import pytest
 from onnx_vlm.runtime import ProviderError
 from onnx_vlm.runtime.providers import probe
-from onnx_vlm.runtime.providers import targets as providers
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.providers.options import OPTIONS, Choice
+from onnx_vlm.runtime.providers.targets import choose_targets
 
 pytestmark = pytest.mark.needs("onnxruntime-gpu")
 LIBRARY = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
@@ -29,8 +29,8 @@ CREATE = """
 import sys
 from onnx_vlm.runtime.providers import onnx_bytes, ort_session, targets
 from onnx_vlm.runtime.providers.load_options import LoadOptions
-target = targets.targets(LoadOptions("cuda", provider_options=eval(sys.argv[1])))[0]
-target.settled["CUDAExecutionProvider"].update(eval(sys.argv[2]))
+target = choose_targets(LoadOptions("cuda", provider_options=eval(sys.argv[1])))[0]
+target.resolved["CUDAExecutionProvider"].update(eval(sys.argv[2]))
 ort_session.create(onnx_bytes.doubling(), target, captures=True)
 """
 
@@ -38,7 +38,7 @@ ort_session.create(onnx_bytes.doubling(), target, captures=True)
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_what_is_missing_is_named(provider: str):
     with pytest.raises(ProviderError, match=r"libraries do not load: .*libcuda.so.1.*to get it: .*NVIDIA's driver"):
-        probe.require(providers.targets(LoadOptions(provider))[0])
+        probe.require(choose_targets(LoadOptions(provider))[0])
 
 
 @pytest.fixture(scope="module")

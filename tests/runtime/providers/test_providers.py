@@ -15,28 +15,28 @@ from onnx_vlm.graphs import TensorSpec, contract
 from onnx_vlm.runtime import InputError, ProviderError, load
 from onnx_vlm.runtime.cli import app
 from onnx_vlm.runtime.providers import cuda, onnx_bytes, probe
-from onnx_vlm.runtime.providers import targets as providers
-from onnx_vlm.runtime.providers.options import OPTIONS, SESSION, parse, settle
+from onnx_vlm.runtime.providers.options import OPTIONS, SESSION, parse, resolve
 from onnx_vlm.runtime.providers.ort_session import create
 from onnx_vlm.runtime.providers.placement import check_placement
 from onnx_vlm.runtime.providers.table import PROVIDERS
+from onnx_vlm.runtime.providers.targets import Target
 from typer.testing import CliRunner
 
 BUILT = set(ort.get_available_providers())
 cpu_package = pytest.mark.needs("onnxruntime")
 
 
-def target(provider: str, **options: Any) -> providers.Target:
-    return providers.Target(provider, settle(provider, options))
+def target(provider: str, **options: Any) -> Target:
+    return Target(provider, resolve(provider, options))
 
 
 def test_options_become_what_onnx_runtime_calls_them():
-    settled = settle("cuda", {"threads": "2", "device_id": 1, "memory_limit": 5 << 30, "arena_extend": "exact"})
-    assert settled[SESSION] == {"intra_op_num_threads": 2}
-    assert settled[PROVIDERS["cuda"].ort_name] == {
+    resolved = resolve("cuda", {"threads": "2", "device_id": 1, "memory_limit": 5 << 30, "arena_extend": "exact"})
+    assert resolved[SESSION] == {"intra_op_num_threads": 2}
+    assert resolved[PROVIDERS["cuda"].ort_name] == {
         "use_tf32": "0", "device_id": "1", "gpu_mem_limit": str(5 << 30), "arena_extend_strategy": "kSameAsRequested",
     }  # fmt: skip
-    both = settle("tensorrt", {"device_id": 1, "tf32": "on"})
+    both = resolve("tensorrt", {"device_id": 1, "tf32": "on"})
     assert both[PROVIDERS["tensorrt"].ort_name] == {"device_id": "1"}
     shared = both[PROVIDERS["cuda"].ort_name]
     assert shared == {"use_tf32": "1", "device_id": "1"}, "what TensorRT leaves goes to the same GPU"
@@ -60,7 +60,7 @@ def test_options_become_what_onnx_runtime_calls_them():
 )
 def test_an_option_that_cannot_be_is_refused(provider: str, options: Mapping[str, Any], said: str):
     with pytest.raises(InputError, match=said):
-        settle(provider, options)
+        resolve(provider, options)
 
 
 def test_options_of_the_command():
@@ -99,7 +99,7 @@ def test_a_hot_node_on_the_cpu_is_an_error_for_another_provider(bundle: Path):
     placed = load(bundle, provider="cpu", threads=1).placement[contract.DECODER]
     with pytest.raises(ProviderError, match=r"cuda has no kernel for .* GroupQueryAttention.*fp16"):
         check_placement("decoder.onnx", placed, target("cuda"))
-    allowed = providers.Target("cuda", settle("cuda", {}), allow_fallback=True)
+    allowed = Target("cuda", resolve("cuda", {}), allow_fallback=True)
     for fine in (allowed, target("cpu")):
         check_placement("decoder.onnx", placed, fine)
     shapes = {"cuda": {"MatMul": 3}, "cpu": {"Shape": 1, "Concat": 2}}

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx_vlm.graphs import BundleError, InputError, ProviderError, contract, manifest
-from onnx_vlm.graphs import shape_profile as profile
+from onnx_vlm.graphs import BundleError, InputError, ProviderError, contract, manifest, shape_profile
 from onnx_vlm.graphs.shape_profile import SizeRange
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.inference.device_cache import bucket
 from onnx_vlm.runtime.inference.host_cache import Cache, CopiedCache
-from onnx_vlm.runtime.providers import targets as providers
 from onnx_vlm.runtime.providers import tensorrt
 from onnx_vlm.runtime.providers.cuda import Machine
 from onnx_vlm.runtime.providers.load_options import LoadOptions
+from onnx_vlm.runtime.providers.targets import choose_targets
 from onnx_vlm.runtime.warmup import warmup
 
 SPEC = contract.decoder(layers=1, kv_heads=2, head_dim=8, hidden=16, vocab=100)
@@ -56,7 +55,7 @@ def test_shapes_are_written_as_the_provider_reads_them():
 
 def told(portable: manifest.Manifest, root: Path, **options: object) -> dict[str, dict[str, str]]:
     """The options that each graph's session gives TensorRT."""
-    (target,) = providers.targets(LoadOptions("tensorrt", provider_options=options))
+    (target,) = choose_targets(LoadOptions("tensorrt", provider_options=options))
     found = tensorrt.targets(portable, target, MACHINE, root)
     return {name: dict(one.entries())[tensorrt.PROVIDER] for name, one in found.items()}
 
@@ -132,10 +131,10 @@ def test_what_is_missing_is_said(bundle: Path):
 
 
 def test_profiles_that_do_not_fit_the_graph_are_found():
-    assert profile.problems(DECODER, SPEC) == []
+    assert shape_profile.problems(DECODER, SPEC) == []
     wrong = {**DECODER, "batch": SizeRange(2, 1, 8), "tiles": SizeRange(1, 1, 1)}
     del wrong["kept"]
-    assert profile.problems(wrong, SPEC) == [
+    assert shape_profile.problems(wrong, SPEC) == [
         "kept: missing", "tiles: unknown", "batch: 2, 1, 8 are not in order from 1 up"
     ]  # fmt: skip
 

@@ -47,7 +47,7 @@ def pieces(read: Reader, ids: list[int]) -> tuple[list[str], str]:
     """What a stream gives until a stop string ends it, and the text of the answer so ended."""
     given = [""]
     for end in range(1, len(ids) + 1):
-        settled = read.settled(ids[:end])
+        settled = read.stable_prefix(ids[:end])
         assert settled.startswith(given[-1]), "what was given stays"
         given.append(settled)
         if read.stops and read.stops(ids[:end]):
