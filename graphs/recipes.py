@@ -1,0 +1,163 @@
+"""Recipes: how a runtime prepares images and prompts, embeds tokens, ends answers and reads boxes.
+
+Each class describes one behaviour and becomes an object in manifest.json. Where a field takes one of several classes,
+`kind` says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .sampling import Sampling
+
+
+@dataclass(frozen=True)
+class PixelScaling:
+    """How an image is resized, and how its levels (0 to 255) are scaled: (level * rescale_factor - mean) / std.
+
+    `mean` and `std` have a number for each of red, green and blue.
+    """
+
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    rescale_factor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """An image becomes one tile: RGB, resized to `height` x `width` pixels, whatever its aspect ratio."""
+
+    kind: Literal["resize"]
+    height: int
+    width: int
+    pixels: PixelScaling
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """An image becomes a thumbnail of one tile, then the tiles of a canvas that suits its aspect ratio, row by row.
+
+    A tile has `size` x `size` pixels; a canvas has at most `max_tiles` tiles.
+    """
+
+    kind: Literal["tiles"]
+    size: int
+    max_tiles: int
+    pixels: PixelScaling
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video is sampled evenly to `frames` frames, a shorter one is used whole; each frame becomes one tile."""
+
+    frames: int
+    tile: Resize
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A prompt that is one text, with its images before it.
+
+    The prompt's token ids are, in this order: the ids of `start`; for each image the ids of `image_start`, its
+    placeholders and the ids of `image_end`; the ids of `before`, the prompt and `after`, tokenized as one text.
+
+    Attributes:
+        image: the placeholder, with the id `image_token_id`. An image has one for each of its image embeddings.
+        strip: remove white space around the prompt.
+        clean_up_spaces: remove the spaces before punctuation and contractions from an answer.
+        min_images, max_images: how many images a prompt may have; no upper limit if `max_images` is null.
+        counted_from: changes which ids the options see that look at the ids of a prompt. They see `image_token_id` at
+            each placeholder if it is null; if not, this id at the first placeholder of an image and the ids after it
+            at the others.
+    """
+
+    kind: Literal["plain"]
+    start: str
+    image_start: str
+    image: str
+    image_token_id: int
+    image_end: str
+    before: str
+    after: str
+    strip: bool
+    clean_up_spaces: bool
+    min_images: int
+    max_images: int | None
+    counted_from: int | None = None
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A prompt that is a conversation, as `chat_template.jinja` writes it with `special_tokens` as its variables.
+
+    The template writes `image` or `video` once for an image or video; it is repeated there for each image embedding.
+    """
+
+    kind: Literal["chat"]
+    special_tokens: dict[str, str]
+    image: str
+    image_token_id: int
+    video: str
+    video_token_id: int
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Rows of `embed_tokens.npy` are multiplied by `scale`; image embeddings are inserted afterwards, unscaled."""
+
+    scale: float
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """How answers end and how tokens are chosen where the caller does not say.
+
+    Attributes:
+        eos_token_ids: the ids that end an answer.
+        max_new_tokens: the most tokens of an answer, unless the caller sets a limit.
+        max_positions: the most tokens of prompt and answer together that the model has positions for.
+        defaults: the options of sampling.
+        max_length: the most tokens of prompt and answer together, unless the caller sets a limit; null for none.
+    """
+
+    eos_token_ids: tuple[int, ...]
+    max_new_tokens: int
+    max_positions: int
+    defaults: Sampling
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class LocationTokens:
+    """Boxes in an answer: four tokens (`token` formatted with a bin) in the order of `edges`, then a label.
+
+    A coordinate is bin / `bins` of the image's height or width. `separator` stands between boxes. The `codes` tokens of
+    a mask may stand before the label; each is `code` formatted with an integer below `code_values`.
+    """
+
+    kind: Literal["locations"]
+    token: str
+    code: str
+    codes: int
+    code_values: int
+    bins: int
+    edges: tuple[str, str, str, str]
+    separator: str
+
+
+@dataclass(frozen=True)
+class PatchTokens:
+    """Boxes in prompt and answer: a phrase between the tags `phrase`, then pairs of tokens between the tags `object`.
+
+    A pair (`token` formatted with the index of a patch) names the upper left and the lower right patch of a box on a
+    grid of `side` x `side` patches, counted row by row. `separator` stands between pairs.
+    """
+
+    kind: Literal["patches"]
+    token: str
+    side: int
+    phrase: tuple[str, str]
+    object: tuple[str, str]
+    separator: str
