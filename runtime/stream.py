@@ -10,6 +10,7 @@ from typing import TypeVar
 from ..graphs import GenerationError
 from .results import Generation
 from .text.detokenize import Reader
+from .text.stable_text import StableText
 
 T = TypeVar("T")
 
@@ -25,9 +26,10 @@ class Stream(Iterator[str]):
     """
 
     def __init__(self, tokens: Generator[list[tuple[int, int]], None, list[Generation]], reader: Reader) -> None:
-        self._tokens, self._reader, self._busy = tokens, reader, threading.Lock()
-        self._ids: list[int] = []
-        self._given = ""
+        self._tokens = tokens
+        self._text = StableText(reader)
+        self._returned = 0  # characters
+        self._busy = threading.Lock()
         self._generation: Generation | None = None
 
     @property
@@ -48,15 +50,13 @@ class Stream(Iterator[str]):
     def _next(self) -> str:
         while self._generation is None:
             try:
-                self._ids += [token for _, token in next(self._tokens)]
+                piece = self._text.add([token for _, token in next(self._tokens)])
             except StopIteration as end:
                 if end.value is None:  # closed before
                     break
                 (self._generation,) = end.value
-                text = self._generation.text
-            else:
-                text = self._reader.stable_prefix(self._ids)
-            piece, self._given = text[len(self._given) :], text
+                piece = self._generation.text[self._returned :]
+            self._returned += len(piece)
             if piece:
                 return piece
         raise StopIteration

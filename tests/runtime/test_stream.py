@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from onnx_vlm.runtime import Generation, GenerationError, Stream
+from onnx_vlm.runtime.text.detokenize import Detokenizer, Reader
+from tokenizers import Tokenizer, decoders, models
 
-
-class Reader:
-    """Reads an id as one letter."""
-
-    def stable_prefix(self, ids: list[int]) -> str:
-        return "".join(map(chr, ids))
+#: reads an id as one letter
+LETTERS = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token=" "))
+LETTERS.decoder = decoders.Fuse()
 
 
 def test_two_threads_on_one_stream_are_told():
@@ -26,7 +25,7 @@ def test_two_threads_on_one_stream_are_told():
         yield [(0, 97)]
         return [Generation("ab", [97, 98], "stop", 1)]
 
-    stream = Stream(tokens(), Reader())
+    stream = Stream(tokens(), Reader(Detokenizer(LETTERS, False), False, ()))
     thread = threading.Thread(target=lambda: pieces.extend(stream))
     thread.start()
     assert started.wait(60)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_vlm.runtime.generation.stops import StopStrings
 from onnx_vlm.runtime.text.detokenize import Detokenizer, Reader, cleaned
+from onnx_vlm.runtime.text.stable_text import StableText
 from tokenizers import Tokenizer, decoders, models
 
 
@@ -44,15 +45,13 @@ def reader(name: str, *stop: str) -> Reader:
 
 
 def pieces(read: Reader, ids: list[int]) -> tuple[list[str], str]:
-    """What a stream gives until a stop string ends it, and the text of the answer so ended."""
-    given = [""]
+    """The stable texts of an answer until a stop string ends it, and the text of the answer so ended."""
+    stable, texts = StableText(read), [""]
     for end in range(1, len(ids) + 1):
-        settled = read.stable_prefix(ids[:end])
-        assert settled.startswith(given[-1]), "what was given stays"
-        given.append(settled)
+        texts.append(texts[-1] + stable.add(ids[end - 1 : end]))
         if read.stops and read.stops(ids[:end]):
-            return given, read.text(ids[:end])
-    return given, read.text(ids)
+            return texts, read.text(ids[:end])
+    return texts, read.text(ids)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -82,6 +81,46 @@ def test_nothing_of_a_stop_string_is_shown(name: str, data: st.DataObject):
         assert any(read.stops(ids[:end]) for end in range(1, len(ids) + 1)), "it is looked for with tags and all"
     if not tagged:
         assert stop not in text
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("name", CASES)
+def test_pieces_are_the_stable_text_of_all_ids_at_once(name: str, data: st.DataObject):
+    """Though only the last ids are decoded at each step: few different ids, so that bytes, spaces and tags meet."""
+    tokenizer, clean, _ = CASES[name]
+    token = st.integers(0, tokenizer.get_vocab_size() - 1)
+    pool = data.draw(st.lists(token, min_size=1, max_size=6))
+    ids = data.draw(st.lists(st.sampled_from(pool), min_size=150, max_size=250))
+    whole = Detokenizer(tokenizer, clean).text(ids)
+    start = data.draw(st.integers(0, len(whole)))
+    stop = [whole[start : start + 4]] if whole[start : start + 4] else []
+    read = reader(name, *stop)
+    growing, text = StableText(read), ""
+    for end in range(1, len(ids) + 1):
+        text += growing.add(ids[end - 1 : end])
+        assert text == StableText(read).add(ids[:end])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("bytes", "a red circle, it's here. 日本語 🦙 "),
+        ("locations", "cat <loc0001> é 🦙 "),
+        ("words", "a red circle , it ' s here . "),
+    ],
+)
+def test_each_id_is_decoded_a_few_times_however_long_the_answer_is(name: str, text: str):
+    tokenizer, clean, tagged = CASES[name]
+    ids = tokenizer.encode(text * 200, add_special_tokens=False).ids
+    detokenizer = Detokenizer(tokenizer, clean)
+    decode, decoded = detokenizer.decode, []
+    detokenizer.decode = lambda some: decoded.append(len(some)) or decode(some)
+    growing = StableText(Reader(detokenizer, tagged, ()))
+    for number in ids:
+        growing.add([number])
+    assert len(ids) > 1500
+    assert sum(decoded) < 100 * len(ids)
 
 
 @settings(max_examples=60, deadline=None)
