@@ -18,7 +18,10 @@ def bench(
     bundle: flags.Bundle,
     *,
     image: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="An image.", show_default="a made one of 640 x 480 pixels")
+        Path | None,
+        typer.Option(
+            parser=flags.parse_path, metavar="PATH", help="An image.", show_default="a made one of 640 x 480 pixels"
+        ),
     ] = None,
     new_tokens: Annotated[int, typer.Option(metavar="N", help="How many tokens to decode.")] = 32,
     repeats: Annotated[int, typer.Option(metavar="N", help="How often; the first is not counted.")] = 3,

@@ -13,6 +13,7 @@ from rich.markup import escape
 from ...graphs import InputError
 from ...graphs.errors import explain_import_error
 from .console import messages
+from .flags import parse_path
 
 
 def export(
@@ -22,7 +23,10 @@ def export(
             metavar="CHECKPOINT", help="Folder that save_pretrained wrote, or an id on the Hub.", show_default=False
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder to make: the bundle.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Argument(parser=parse_path, metavar="OUTPUT", help="Folder to make: the bundle.", show_default=False),
+    ],
     *,
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="Of the decoder: fp32, fp16, bf16, int8 or int4.")
@@ -44,7 +48,10 @@ def export(
         typer.Option(metavar="DIR", help="LoRA adapter to merge: a folder that PEFT saved, or an id on the Hub."),
     ] = None,
     mask_decoder: Annotated[
-        Path | None, typer.Option(metavar="NPZ", help="Published weights that make masks of <seg> codes, vae-oid.npz.")
+        Path | None,
+        typer.Option(
+            parser=parse_path, metavar="NPZ", help="Published weights that make masks of <seg> codes, vae-oid.npz."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
     prove: Annotated[bool, typer.Option(help="Compare every stage with the source model, and keep the proof.")] = True,

@@ -42,7 +42,16 @@ def check_texts(texts: list[str] | None) -> list[str] | None:
     return texts
 
 
-Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)]
+def parse_path(text: str) -> Path:
+    """A path. The empty text is none: pathlib would read it as the working folder."""
+    if not text:
+        raise typer.BadParameter("the path is empty; give one, such as . for the working folder")
+    return Path(text)
+
+
+Bundle = Annotated[
+    Path, typer.Argument(parser=parse_path, metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)
+]
 Prompt = Annotated[
     str,
     typer.Argument(
@@ -50,11 +59,18 @@ Prompt = Annotated[
     ),
 ]
 Images = Annotated[
-    list[Path] | None, typer.Option("--image", metavar="PATH", help="An image; may be given several times.")
+    list[Path] | None,
+    typer.Option("--image", parser=parse_path, metavar="PATH", help="An image; may be given several times."),
 ]
-Video = Annotated[Path | None, typer.Option(metavar="PATH", help="A video, or a folder with an image for each frame.")]
+Video = Annotated[
+    Path | None,
+    typer.Option(parser=parse_path, metavar="PATH", help="A video, or a folder with an image for each frame."),
+]
 EmbeddingFolder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Keep image embeddings here, for later runs.", rich_help_panel=RUN)
+    Path | None,
+    typer.Option(
+        parser=parse_path, metavar="DIR", help="Keep image embeddings here, for later runs.", rich_help_panel=RUN
+    ),
 ]
 MaxNewTokens = Annotated[
     int | None, typer.Option(metavar="N", help="Cut an answer after this many tokens.", rich_help_panel=ANSWER)

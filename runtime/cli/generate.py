@@ -31,7 +31,10 @@ def generate(
     video: flags.Video = None,
     bboxes: Annotated[str | None, typer.Option(metavar="JSON", help="Boxes of the prompt's phrases.")] = None,
     draw: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write the image here with boxes and masks drawn on it.")
+        Path | None,
+        typer.Option(
+            parser=flags.parse_path, metavar="PATH", help="Write the image here with boxes and masks drawn on it."
+        ),
     ] = None,
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Print as it comes.", show_default="on a terminal")

@@ -16,6 +16,7 @@ from helpers import run_command
 from onnx_vlm.graphs import BundleError, InputError, ProviderError
 from onnx_vlm.runtime import cli
 from onnx_vlm.runtime.cli import console
+from typer.testing import CliRunner
 
 
 def obey_permissions() -> None:
@@ -65,6 +66,27 @@ def test_paths_that_are_too_long_are_told(bundle: Path, tmp_path: Path):
     long = "x" * 300
     assert "File name too long" in refuse("inspect", long)
     assert "File name too long" in refuse("generate", bundle, "caption", "--image", long)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "bundle", "caption", "--image", ""),
+        ("generate", "bundle", "caption", "--image", "a.png", "--image", ""),
+        ("generate", "bundle", "caption", "--video", ""),
+        ("generate", "bundle", "caption", "--image", "a.png", "--draw", ""),
+        ("chat", "bundle", "--embedding-folder", ""),
+        ("score", "bundle", "caption", "--image", "", "--candidate", "a"),
+        ("bench", "bundle", "--image", ""),
+        ("inspect", ""),
+        ("export", "checkpoint", ""),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_working_folder(arguments: tuple[str, ...]):
+    refused = CliRunner().invoke(cli.app, list(arguments))
+    assert refused.exit_code == 2
+    assert "the path is empty" in refused.stderr
 
 
 @pytest.mark.parametrize("path", ["x[/].png", "x[bold].png", "x\\[/]\\"])
