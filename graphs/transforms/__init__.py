@@ -1,1 +1,1 @@
-"""What changes graphs: quantisation, float16, cleaning, splitting. The only part of the contract that uses onnx_ir."""
+"""Functions that change graphs: quantisation, float16, cleanup, splitting. Only they use onnx_ir in `graphs`."""

@@ -8,22 +8,22 @@ import onnx_ir as ir
 
 
 def most_alive(model: ir.Model, axis: str) -> int:
-    """The most bytes of a graph's values that are there at the same time, for one of the symbolic size `axis`.
+    """The most bytes of a graph's values that are alive at the same time, for each unit of the symbolic size `axis`.
 
-    Other symbolic sizes count as one. Inputs are not counted, nor are values without the axis, what operators hold
-    inside, and values whose shape is not known.
+    Other symbolic sizes count as 1. Not counted are inputs, values without the axis, values of unknown shape, and the
+    memory that operators use inside.
     """
-    last = {value: place for place, node in enumerate(model.graph) for value in node.inputs}
+    last_use = {value: index for index, node in enumerate(model.graph) for value in node.inputs}
     ending: dict[int, int] = {}
     alive = most = 0
-    for place, node in enumerate(model.graph):
+    for index, node in enumerate(model.graph):
         for value in node.outputs:
             size = _bytes(value, axis)
             alive += size
-            end = last.get(value, place)
+            end = last_use.get(value, index)
             ending[end] = ending.get(end, 0) + size
         most = max(most, alive)
-        alive -= ending.pop(place, 0)
+        alive -= ending.pop(index, 0)
     return most
 
 

@@ -10,9 +10,9 @@ from . import weights
 
 
 def drop_reshape_round_trips(model: ir.Model) -> int:
-    """Remove chains of Reshape that end in the shape they began with; returns how many ends were removed.
+    """Remove chains of Reshape that end in the shape they began with; returns how many chains were removed.
 
-    Attention splits and joins heads around an operator that takes them joined.
+    They come from attention, which splits and joins heads around an operator that takes them joined.
     """
     dropped = 0
     for node in list(model.graph):
@@ -31,9 +31,10 @@ def drop_reshape_round_trips(model: ir.Model) -> int:
 
 
 def rotate_whole_sequences(model: ir.Model) -> int:
-    """Rotate sequences whole whose first tokens were cut off and put back; returns how many.
+    """Rotate whole sequences where a graph rotates all tokens but the first; returns how many rotations were changed.
 
-    The angle of those tokens becomes zero: rows of ones and zeros before the cosines and sines.
+    Such a graph cuts the first tokens off and joins them again. Here their angle becomes zero: rows of ones are put
+    before the cosines, rows of zeros before the sines.
     """
     tables: dict[tuple[ir.Value, int], list[ir.Value]] = {}
     changed = 0
@@ -45,13 +46,14 @@ def rotate_whole_sequences(model: ir.Model) -> int:
         rest = rotation.inputs[0].producer()
         if rest is None or rest.op_type != "Slice" or rest.inputs[0] is not head.inputs[0]:
             continue
-        kept, start = int(head.inputs[2].const_value.numpy().item()), int(rest.inputs[1].const_value.numpy().item())
-        if kept != start or head.inputs[0].shape != node.outputs[0].shape:
+        first = int(head.inputs[2].const_value.numpy().item())  # tokens that are not rotated
+        start = int(rest.inputs[1].const_value.numpy().item())
+        if first != start or head.inputs[0].shape != node.outputs[0].shape:
             continue
         cos, sin = rotation.inputs[2:4]
-        if (cos, kept) not in tables:
-            tables[cos, kept] = [_with_rows(model, node, kept, *part) for part in ((cos, 1.0), (sin, 0.0))]
-        inputs = [head.inputs[0], rotation.inputs[1], *tables[cos, kept]]
+        if (cos, first) not in tables:
+            tables[cos, first] = [_with_rows(model, node, first, cos, 1.0), _with_rows(model, node, first, sin, 0.0)]
+        inputs = [head.inputs[0], rotation.inputs[1], *tables[cos, first]]
         whole = ir.node("RotaryEmbedding", inputs, rotation.attributes, domain=rotation.domain)
         old, new = node.outputs[0], whole.outputs[0]
         new.name, new.type, new.shape = old.name, old.type, old.shape
@@ -61,9 +63,9 @@ def rotate_whole_sequences(model: ir.Model) -> int:
     return changed
 
 
-def _with_rows(model: ir.Model, before: ir.Node, rows: int, table: ir.Value, number: float) -> ir.Value:
-    """A table with `rows` rows of a number before its own."""
-    constant = ir.tensor(np.full((rows, table.shape[1]), number, np.float32), name=f"{table.name}.rows")
+def _with_rows(model: ir.Model, before: ir.Node, rows: int, table: ir.Value, filler: float) -> ir.Value:
+    """A table with `rows` rows of one number before its own."""
+    constant = ir.tensor(np.full((rows, table.shape[1]), filler, np.float32), name=f"{table.name}.rows")
     joined = ir.node("Concat", [weights.add_initializer(model, constant), table], {"axis": 0})
     joined.outputs[0].name = f"{table.name}.whole"
     joined.outputs[0].type, joined.outputs[0].shape = table.type, ir.Shape((rows + table.shape[0], table.shape[1]))
@@ -72,8 +74,8 @@ def _with_rows(model: ir.Model, before: ir.Node, rows: int, table: ir.Value, num
 
 
 def drop_metadata(model: ir.Model) -> None:
-    """Remove what a tracer notes about source lines: it is most of a small graph's file and names local paths."""
-    for holder in (model, model.graph, *model.graph, *(v for node in model.graph for v in node.outputs)):
+    """Remove the tracer's notes about source lines, which fill most of a small graph's file and name local paths."""
+    for holder in (model, model.graph, *model.graph, *(value for node in model.graph for value in node.outputs)):
         holder.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()

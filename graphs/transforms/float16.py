@@ -12,18 +12,26 @@ from .weights import KEPT_IN_GRAPH, Weight
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
-#: Sums over many values, whose terms may overflow where their result does not; squares and roots of a norm, which
-#: underflow; what has no float16 kernel; pooling and transposes because ONNX Runtime 1.31 crashes when it lays float16
-#: ones out anew. Reshapes beside them go along, and what lies between them.
+#: Operators that always compute in float32: sums over many values, which may overflow although their result does not;
+#: squares and roots of a norm, which underflow; operators without a float16 kernel; pooling and transposes, because
+#: ONNX Runtime 1.31 crashes when it changes their layout in float16. So do reshapes next to them and nodes between.
 ALWAYS_FLOAT = {
-    "AveragePool", "Pow", "Reciprocal", "ReduceL2", "ReduceMean", "ReduceSum", "Resize", "Sqrt", "Transpose",
-}  # fmt: skip
+    "AveragePool",
+    "Pow",
+    "Reciprocal",
+    "ReduceL2",
+    "ReduceMean",
+    "ReduceSum",
+    "Resize",
+    "Sqrt",
+    "Transpose",
+}
 
 
 def store(model: ir.Model, dtype: ir.DataType) -> int:
     """Store the source model's weights as `dtype` and cast them to float32 where they are used; returns how many.
 
-    Values that were computed (rotary tables, folded norms) stay float32: a checkpoint of this type loses nothing.
+    Computed values (rotary tables, folded norms) stay float32, so that a checkpoint of this type loses nothing.
     """
     stored = 0
     for value in list(model.graph.initializers.values()):
@@ -44,7 +52,7 @@ def store(model: ir.Model, dtype: ir.DataType) -> int:
 
 
 def add_ranges(model: ir.Model) -> dict[str, str]:
-    """Give a graph outputs that say the largest magnitude of each value; returns their names by the value's."""
+    """Add the largest magnitude of each value to a graph's outputs; returns their names by the names of the values."""
     names = {}
     for node in list(model.graph):
         for value in node.outputs:
@@ -61,7 +69,7 @@ def add_ranges(model: ir.Model) -> dict[str, str]:
 
 
 def too_large(model: ir.Model, largest: dict[str, float], limit: float) -> list[str]:
-    """Names of the nodes that take or give a value above `limit`, by the largest magnitudes of values."""
+    """Names of the nodes with an input or output above `limit`; `largest` has the largest magnitude of each value."""
     large = {name for name, magnitude in largest.items() if not magnitude <= limit}
     return [
         node.name
@@ -72,10 +80,10 @@ def too_large(model: ir.Model, largest: dict[str, float], limit: float) -> list[
 
 
 def compute_in_float16(model: ir.Model, keep: Collection[str]) -> None:
-    """Compute in float16, but for the nodes named in `keep`; weights must be stored as float16.
+    """Compute in float16, except in the nodes named in `keep`; weights must be stored as float16.
 
-    Inputs and outputs stay as they are, but for the KV buffers, which become float16. Casts stand where parts of
-    different precision meet.
+    KV buffers become float16; the other inputs and outputs keep their types. Casts are added where nodes of different
+    precision meet.
     """
     wide = _in_float(model, keep)
     versions: dict[tuple[int, ir.DataType], ir.Value] = {}
@@ -87,23 +95,24 @@ def compute_in_float16(model: ir.Model, keep: Collection[str]) -> None:
             versions[id(node.outputs[0]), HALF] = node.inputs[0]
             continue
         wanted = FLOAT if node in wide else HALF
-        for place, value in enumerate(node.inputs):
+        for index, value in enumerate(node.inputs):
             if value is not None and value.dtype in (FLOAT, HALF) and value.dtype != wanted:
                 if (id(value), wanted) not in versions:
                     versions[id(value), wanted] = _converted(model, node, value, wanted)
-                node.replace_input_with(place, versions[id(value), wanted])
+                node.replace_input_with(index, versions[id(value), wanted])
         for value in node.outputs:
             if value.dtype == FLOAT:
                 value.dtype = wanted
         if node.op_type == "Cast" and node.outputs[0].dtype == wanted:
             node.attributes["to"] = ir.AttrInt64("to", wanted)
-    for place, value in enumerate(model.graph.outputs):
+    for index, value in enumerate(model.graph.outputs):
         if value.dtype == HALF and not contract.is_present(value.name):
-            cast, name = ir.node("Cast", [value], {"to": FLOAT}), value.name
+            name = value.name
+            cast = ir.node("Cast", [value], {"to": FLOAT})
             output = cast.outputs[0]
             value.name, output.name, output.dtype, output.shape = f"{name}.half", name, FLOAT, value.shape
             model.graph.append(cast)
-            model.graph.outputs[place] = output
+            model.graph.outputs[index] = output
     for node in list(model.graph):
         if _is_weight(node) and not node.outputs[0].uses():
             model.graph.remove(node, safe=True)
@@ -116,9 +125,10 @@ def _in_float(model: ir.Model, keep: Collection[str]) -> set[ir.Node]:
     while grown:
         beside = {other for node in wide for other in (*node.predecessors(), *node.successors())}
         beside = {
-            node for node in beside
+            node
+            for node in beside
             if node.op_type == "Reshape" or wide.issuperset((*node.predecessors(), *node.successors()))
-        }  # fmt: skip
+        }
         grown = bool(beside - wide)
         wide |= beside
     return wide
@@ -132,8 +142,8 @@ def _converted(model: ir.Model, node: ir.Node, value: ir.Value, dtype: ir.DataTy
     """`value` as `dtype`: a constant converted, or a Cast before `node`."""
     name = f"{value.name}.{'wide' if dtype == FLOAT else 'half'}"
     if value.is_initializer():
-        numbers = np.clip(value.const_value.numpy(), -LARGEST, LARGEST).astype(dtype.numpy())
-        tensor = ir.tensor(numbers, dtype=dtype, name=name)
+        converted = np.clip(value.const_value.numpy(), -LARGEST, LARGEST).astype(dtype.numpy())
+        tensor = ir.tensor(converted, dtype=dtype, name=name)
         constant = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape, const_value=tensor)
         model.graph.register_initializer(constant)
         return constant

@@ -11,10 +11,11 @@ import onnx_ir as ir
 from .weights import Source, Streamed, Weight, add_initializer, slices
 
 BLOCK_SIZES = (32, 64, 128)
-#: Where the largest weight of a block may come to lie, as a share of the range; the best for each block is kept. Beyond
-#: 1 it is clipped, and the others are finer. For 4 bits the error is within 1.3 % of that of 12 places, 0.85 to 1.4.
+#: Candidates for the largest weight of a block, as a share of the largest integer; the best is used.
+#: Beyond 1 that weight is clipped and the others are stored more finely. With 4 bits the error is at most 1.3 % above
+#: that of 12 candidates from 0.85 to 1.4.
 REACHES = (0.9, 1.0, 1.05, 1.15)
-TINY = np.float32(1e-30)  #: what a block is divided by at least, so that nothing overflows
+NEXT_TO_NOTHING = np.float32(1e-30)  #: a block whose weights are all smaller is stored as zeros
 
 
 def quantize_blocks(model: ir.Model, bits: int, block_size: int) -> int:
@@ -26,7 +27,7 @@ def quantize_blocks(model: ir.Model, bits: int, block_size: int) -> int:
     """
     replaced = 0
     for node, weight in products(model):
-        packed, scales = (add_initializer(model, one) for one in _blocks(weight.const_value, bits, block_size))
+        packed, scales = (add_initializer(model, tensor) for tensor in _blocks(weight.const_value, bits, block_size))
         rows, columns = weight.shape
         attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block_size, "accuracy_level": 4}
         product = ir.node("MatMulNBits", [node.inputs[0], packed, scales], attributes, domain="com.microsoft")
@@ -45,7 +46,7 @@ def products(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value]]:
 
 
 def replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
-    """Put `nodes` in the place of a product; the last gives its result. Its weight goes if nothing else uses it."""
+    """Replace a product by `nodes`, the last of which returns its result. Its weight goes if nothing else uses it."""
     weight, old, new = node.inputs[1], node.outputs[0], nodes[-1].outputs[0]
     new.name, new.type, new.shape = old.name, old.type, old.shape
     ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, [old], [new])
@@ -59,11 +60,11 @@ def _blocks(weight: Weight, bits: int, block_size: int) -> tuple[Streamed, Strea
     blocks = math.ceil(rows / block_size)
 
     def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return (quantized(weight.columns(some), bits, block_size) for some in slices((columns, rows)))
+        return (quantized(weight.columns(part), bits, block_size) for part in slices((columns, rows)))
 
     shape = (columns, blocks, block_size * bits // 8)
     packed = Streamed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, pieces)
-    return packed, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], pieces, place=1)
+    return packed, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], pieces, index=1)
 
 
 def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +81,7 @@ def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarra
     values, scales = _best(np.ascontiguousarray(weight).reshape(-1, block_size), bits)
     values += 1 << (bits - 1)
     packed = values.astype(np.uint8)
-    if bits == 4:  # two neighbours are the halves of a 16-bit number, whose lower byte takes both
+    if bits == 4:  # two neighbours are the halves of a 16-bit integer; its lower byte gets both
         pairs = packed.view("<u2")
         packed = (pairs | pairs >> 4).astype(np.uint8)
     return packed.reshape(columns, blocks, -1), scales.reshape(columns, blocks)
@@ -89,25 +90,26 @@ def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarra
 def dequantized(packed: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """The weights (out, blocks * block_size) of float32 that `quantized` stored; the last block's padding included."""
     values = np.stack([packed & 15, packed >> 4], -1).reshape(*scales.shape, -1) if bits == 4 else packed
-    numbers = values.astype(np.float32)
-    numbers -= 1 << (bits - 1)
-    numbers *= scales[..., None]
-    return numbers.reshape(len(scales), -1)
+    restored = values.astype(np.float32)
+    restored -= 1 << (bits - 1)
+    restored *= scales[..., None]
+    return restored.reshape(len(scales), -1)
 
 
 def _best(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers (blocks, size) and scales (blocks,) of the least squared error among several scales a block.
+    """Integers (blocks, size) and scales (blocks,) with the least squared error among several scales for each block.
 
-    The weight of largest magnitude sets the sign of the scale, so that it can use the one value more of the negative
-    side. After rounding, the scale is the one that fits the numbers best, wv / vv, whose error is ww - wv * wv / vv.
+    The weight of largest magnitude sets the sign of the scale, because the negative side has one integer more. After
+    rounding weights w to integers v, the best scale is wv / vv, and its error is ww - wv * wv / vv.
     """
     half = 1 << (bits - 1)
     extreme = np.take_along_axis(weights, np.abs(weights).argmax(1)[:, None], 1)
-    extreme[np.abs(extreme) < TINY] = 1  # all are as good as zero, with any scale
+    extreme[np.abs(extreme) < NEXT_TO_NOTHING] = 1  # its weights round to zero; their scale would overflow
     unit = -half / extreme
     weights = weights * unit
     reaches = np.array(REACHES if bits < 8 else (1.0,), np.float32)
-    values, wv, vv = np.empty_like(weights), *np.empty((2, len(reaches), len(weights)), np.float32)
+    values = np.empty_like(weights)
+    wv, vv = np.empty((2, len(reaches), len(weights)), np.float32)
     for index, reach in enumerate(reaches):
         _round(weights, reach, half, values)
         np.einsum("ij,ij->i", weights, values, out=wv[index])
@@ -120,20 +122,24 @@ def _best(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _round(weights: np.ndarray, reach: np.ndarray, half: int, values: np.ndarray) -> None:
+    """Write the integers of weights into `values`, from -half to half - 1."""
     np.multiply(weights, reach, out=values)
     np.rint(values, out=values)
     np.clip(values, -half, half - 1, out=values)
 
 
 def quantized_rows(name: str, source: Source) -> Streamed:
-    """A table (rows, width) as uint8 (rows, width + 4): int8 values, then the float32 that each is multiplied by."""
+    """A table (rows, width) as uint8 (rows, width + 4).
+
+    A row holds its int8 values, then the bytes of the float32 scale that they are multiplied by.
+    """
     rows, width = source.shape
 
     def packed() -> Iterator[tuple[np.ndarray]]:
-        for some in slices(source.shape):
-            values = source[some]
+        for part in slices(source.shape):
+            values = source[part]
             scale = np.maximum(np.abs(values).max(-1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
-            numbers = np.rint(values / scale).astype(np.int8)
-            yield (np.concatenate([numbers.view(np.uint8), scale.view(np.uint8)], -1),)
+            integers = np.rint(values / scale).astype(np.int8)
+            yield (np.concatenate([integers.view(np.uint8), scale.view(np.uint8)], -1),)
 
     return Streamed(name, ir.DataType.UINT8, (rows, width + 4), packed)

@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 #: Initialisers of no more bytes than this stay in the .onnx file, where shape inference can see them.
 KEPT_IN_GRAPH = 1024
-#: Elements of a weight that are in memory at a time, for each thread. Fewer would stay in a core's cache, but threads
-#: that quantise would wait for each other.
+#: Elements of a weight that are in memory at a time, for each thread. With fewer, which would stay in a core's cache,
+#: threads that quantise would wait for each other.
 AT_ONCE = 1 << 20
 
 Item = TypeVar("Item")
@@ -29,7 +29,7 @@ Pieces = Callable[[], Iterable[tuple[np.ndarray, ...]]]
 
 
 class Source(Protocol):
-    """What a weight is read from. It is sliced as a NumPy array is, and may be one."""
+    """An array that a weight is read from, in slices: a NumPy array, or an object that is sliced like one."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -45,15 +45,16 @@ class Streamed(ir.LazyTensor):
 
     Args:
         pieces: makes them, for all the tensors that are made together; called each time the values are asked for.
-        place: which of them this one is.
+        index: which of them this one is.
     """
 
-    def __init__(self, name: str, dtype: ir.DataType, shape: Iterable[int], pieces: Pieces, place: int = 0) -> None:
+    def __init__(self, name: str, dtype: ir.DataType, shape: Iterable[int], pieces: Pieces, index: int = 0) -> None:
         super().__init__(self._whole, dtype=dtype, shape=ir.Shape(shape), name=name)
-        self.pieces, self.place = pieces, place
+        self.pieces = pieces
+        self.index = index
 
     def _whole(self) -> ir.Tensor:
-        whole = np.concatenate([piece[self.place] for piece in self.pieces()]).reshape(self.shape.numpy())
+        whole = np.concatenate([piece[self.index] for piece in self.pieces()]).reshape(self.shape.numpy())
         return ir.Tensor(whole, dtype=self.dtype, name=self.name)
 
 
@@ -63,15 +64,16 @@ class Weight(Streamed):
     def __init__(self, name: str, source: Source, dtype: ir.DataType, transposed: bool = False) -> None:
         shape = source.shape[::-1] if transposed else source.shape
         super().__init__(name, dtype, shape, self._rows)
-        self.source, self.transposed = source, transposed
+        self.source = source
+        self.transposed = transposed
 
     def as_dtype(self, dtype: ir.DataType) -> Weight:
         """The same weight, to be written as another type."""
         return Weight(self.name, self.source, dtype, self.transposed)
 
-    def columns(self, some: slice) -> np.ndarray:
+    def columns(self, part: slice) -> np.ndarray:
         """Columns of a weight (in, out), laid out as (out, in)."""
-        return self.source[some] if self.transposed else self.source[:, some].T
+        return self.source[part] if self.transposed else self.source[:, part].T
 
     def _rows(self) -> Iterator[tuple[np.ndarray]]:
         dtype = self.dtype.numpy()
@@ -101,7 +103,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 
 
 def attach(model: ir.Model, read: Read) -> None:
-    """Give every initialiser without a value what `read` returns for its name, to be sliced whenever it is needed."""
+    """Set the value of every initialiser that has none: a `Weight` of the source that `read` returns for its name."""
     for name, value in model.graph.initializers.items():
         if value.const_value is None:
             value.const_value = Weight(name, read(name), value.dtype)
@@ -130,7 +132,7 @@ def fold_transposes(model: ir.Model) -> int:
 
 
 def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
-    """A tensor as an initialiser of a graph, once: the one of that name if there is one."""
+    """The initialiser of a graph that has the tensor's name, added with the tensor if there is none."""
     if tensor.name in model.graph.initializers:
         return model.graph.initializers[tensor.name]
     value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
@@ -140,27 +142,37 @@ def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
 
 @dataclass
 class Unwritten:
-    """Tensors that are made together, and where each goes: its place among them, a file, its first byte there."""
+    """Tensors that are made together, and the places in files that they are written to.
+
+    Attributes:
+        pieces: makes the tensors.
+        targets: for each tensor its index among the pieces, its file, and the offset of its first byte there.
+        nbytes: the size of all.
+    """
 
     pieces: Pieces
-    places: list[tuple[int, Path, int]] = field(default_factory=list)
+    targets: list[tuple[int, Path, int]] = field(default_factory=list)
     nbytes: int = 0
 
     def write(self) -> int:
         """Write them; returns the bytes."""
         with ExitStack() as stack:
-            files = [(place, stack.enter_context(path.open("r+b"))) for place, path, _ in self.places]
-            for (_, file), (*_, offset) in zip(files, self.places):
+            files = [(index, stack.enter_context(path.open("r+b"))) for index, path, _ in self.targets]
+            for (_, file), (*_, offset) in zip(files, self.targets):
                 file.seek(offset)
             for piece in self.pieces():
-                for place, file in files:
-                    file.write(np.ascontiguousarray(piece[place]).reshape(-1).view(np.uint8).data)
+                for index, file in files:
+                    file.write(np.ascontiguousarray(piece[index]).reshape(-1).view(np.uint8).data)
         return self.nbytes
 
 
 def write(tensors: Iterable[Unwritten], progress: Callable[[int], None] | None = None) -> None:
-    """Write tensors on every core, the largest first, so that none is left for the end. `progress` is told bytes."""
-    ordered = sorted(tensors, key=lambda one: -one.nbytes)
+    """Write tensors on every core, the largest first, so that none is left for the end.
+
+    Args:
+        progress: called with the bytes of each group of tensors that is written.
+    """
+    ordered = sorted(tensors, key=lambda unwritten: -unwritten.nbytes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for size in pool.map(Unwritten.write, ordered):
             if progress is not None:
@@ -171,12 +183,13 @@ def store(model: ir.Model, path: Path) -> list[Unwritten]:
     """Write a graph, and make the file beside it, `<name>.data`, that `write` fills with its weights."""
     values = [value for value in model.graph.initializers.values() if value.const_value.nbytes > KEPT_IN_GRAPH]
     tensors = [value.const_value for value in values]
-    data, end = path.with_name(f"{path.name}.data"), 0
+    data = path.with_name(f"{path.name}.data")
+    end = 0
     together: dict[Pieces, Unwritten] = {}
     for value, tensor in zip(values, tensors):
         pieces = getattr(tensor, "pieces", partial(_at_once, tensor))
         unwritten = together.setdefault(pieces, Unwritten(pieces))
-        unwritten.places.append((getattr(tensor, "place", 0), data, end))
+        unwritten.targets.append((getattr(tensor, "index", 0), data, end))
         unwritten.nbytes += tensor.nbytes
         value.const_value = ir.ExternalTensor(
             data.name, end, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name, base_dir=path.parent
@@ -196,10 +209,10 @@ def _at_once(tensor: ir.TensorProtocol) -> list[tuple[np.ndarray]]:
 
 
 def store_array(tensor: Streamed, path: Path) -> Unwritten:
-    """Begin an .npy file of a tensor, which `write` fills; bfloat16, which NumPy does not know, as uint16."""
+    """Begin an .npy file that `write` fills with a tensor; bfloat16, which NumPy does not know, becomes uint16."""
     dtype = np.dtype(np.uint16 if tensor.dtype == ir.DataType.BFLOAT16 else tensor.dtype.numpy())
     header = {"descr": dtype.str, "fortran_order": False, "shape": tensor.shape.numpy()}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
-    return Unwritten(tensor.pieces, [(tensor.place, path, start)], tensor.nbytes)
+    return Unwritten(tensor.pieces, [(tensor.index, path, start)], tensor.nbytes)
