@@ -16,7 +16,7 @@ MASK_DECODER = "mask_decoder"  #: an optional graph, not in every bundle
 EMBED_TOKENS = "embed_tokens.npy"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-PROOF_PICTURE = "proof/picture.png"
+PROOF_IMAGE = "proof/picture.png"
 PROOF_ARRAYS = "proof/expected.npz"
 PROOF_TILES = 2  #: the most tiles that the proof's image is cut into, without the thumbnail
 
@@ -39,7 +39,7 @@ PARTS = ("key", "value")
 
 def proof_image(index: int) -> str:
     """The file of the image of a case of the proof."""
-    return PROOF_PICTURE if index == 0 else PROOF_PICTURE.replace(".png", f"_{index}.png")
+    return PROOF_IMAGE if index == 0 else PROOF_IMAGE.replace(".png", f"_{index}.png")
 
 
 #: Names of the axes whose size differs from call to call. The axis of masks is `MASKS`, as their tensor is.
@@ -72,14 +72,14 @@ def is_present(name: str) -> bool:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: its name, its dtype as NumPy calls it, its shape with names for what varies."""
+    """One input or output: its name, its dtype as NumPy calls it, its shape with names for sizes that vary."""
 
     name: str
     dtype: str
     shape: Shape
 
     def fits(self, other: TensorSpec) -> bool:
-        """Same dtype and rank, and the same size wherever both sizes are fixed."""
+        """Whether dtype and rank are the same, and the sizes wherever both are fixed."""
         return (
             self.dtype == other.dtype
             and len(self.shape) == len(other.shape)
@@ -126,21 +126,21 @@ class GraphSpec:
 
     def mismatches(self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> list[str]:
         """Every difference between this contract and a real graph's inputs and outputs, as sentences."""
-        found = []
-        for kind, wanted, real in (("input", self.inputs, inputs), ("output", self.outputs, outputs)):
+        problems = []
+        for kind, expected, real in (("input", self.inputs, inputs), ("output", self.outputs, outputs)):
             by_name = {spec.name: spec for spec in real}
-            for spec in wanted:
+            for spec in expected:
                 if spec.name not in by_name:
-                    found.append(f"{kind} {spec} is missing")
+                    problems.append(f"{kind} {spec} is missing")
                 elif not spec.fits(by_name[spec.name]):
-                    found.append(f"{kind} {by_name[spec.name]} should be {spec}")
-            names = {spec.name for spec in wanted}
-            found.extend(f"{kind} {spec} is not expected" for spec in by_name.values() if spec.name not in names)
-        return found
+                    problems.append(f"{kind} {by_name[spec.name]} should be {spec}")
+            names = {spec.name for spec in expected}
+            problems.extend(f"{kind} {spec} is not expected" for spec in by_name.values() if spec.name not in names)
+        return problems
 
 
 def vision_encoder(height: int, width: int, patches: int, vision_width: int) -> GraphSpec:
-    """Tiles to vision features of `patches` vectors a tile."""
+    """From tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""
     return GraphSpec(
         (TensorSpec(PIXEL_VALUES, "float32", (TILES, 3, height, width)),),
         (TensorSpec(VISION_FEATURES, "float32", (TILES, patches, vision_width)),),
@@ -148,7 +148,7 @@ def vision_encoder(height: int, width: int, patches: int, vision_width: int) -> 
 
 
 def projector(patches: int, vision_width: int, image_tokens: int, hidden: int) -> GraphSpec:
-    """Vision features to `image_tokens` image embeddings a tile."""
+    """From vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
     return GraphSpec(
         (TensorSpec(VISION_FEATURES, "float32", (TILES, patches, vision_width)),),
         (TensorSpec(IMAGE_EMBEDS, "float32", (TILES, image_tokens, hidden)),),
@@ -179,7 +179,7 @@ def decoder(layers: int, kv_heads: int, head_dim: int, hidden: int, vocab: int) 
 
 
 def mask_decoder(codes: int, size: int) -> GraphSpec:
-    """Codes of masks to masks, positive where the object is."""
+    """From codes (masks, codes) to masks (masks, size, size), positive where the object is."""
     return GraphSpec(
         (TensorSpec(MASK_CODES, "int64", (MASKS, codes)),), (TensorSpec(MASKS, "float32", (MASKS, size, size)),)
     )

@@ -1,4 +1,7 @@
-"""What can go wrong, as a user is told it: what was wrong, the value, what was allowed, what to do."""
+"""Errors for a user; each says what was wrong, with which value, what was allowed, and what to do.
+
+They are here because export and runtime raise them alike.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ class VLMError(Exception):
 
 
 class InputError(VLMError, ValueError):
-    """A prompt, picture or option that cannot be used."""
+    """A prompt, image or option that cannot be used."""
 
     exit_status = 2
 
@@ -22,7 +25,7 @@ class BundleError(VLMError):
 
 
 class CheckpointError(VLMError):
-    """A checkpoint that cannot be exported: not one, of an unsupported type, or at odds with its own config."""
+    """A checkpoint that cannot be exported: invalid, of an unsupported type, or contradicting its own config."""
 
     exit_status = 2
 
@@ -38,7 +41,7 @@ class ProviderError(VLMError):
 
 
 class UnknownProviderError(ProviderError, InputError):
-    """A name that is no execution provider, or none that can do what is asked: bad input, not a failure."""
+    """An unknown execution provider, or one that cannot do what is asked: bad input, not a failure."""
 
 
 class GenerationError(VLMError):

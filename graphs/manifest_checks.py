@@ -1,4 +1,4 @@
-"""What a manifest may say: files that are there, sizes that are possible and agree, and known names."""
+"""Checks of a manifest: its files exist, its sizes are possible and agree, its names are known."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ RANKS = {
 MAX_SIDE = 1 << 14
 MAX_ID = 1 << 31
 
-#: the name of a number, the number, the least and the most that it may be
+#: the name of a number, its value, its least and its largest allowed value
 Bound = tuple[str, int, int, int]
 
 
 def problems(manifest: Manifest, folder: Path) -> list[str]:
     """Every problem of a manifest whose fields have the right types, as sentences that name field and value."""
     found = [*_missing(manifest, folder), *_graphs(manifest)]
-    return [*(found or [*_sizes(manifest), *_values(manifest), *_at_odds(manifest)]), *_files(manifest, folder)]
+    if not found:  # the other checks look into the graphs
+        found = [*_sizes(manifest), *_values(manifest), *_at_odds(manifest)]
+    return [*found, *_files(manifest, folder)]
 
 
 def _missing(manifest: Manifest, folder: Path) -> Iterator[str]:
@@ -41,20 +43,21 @@ def _missing(manifest: Manifest, folder: Path) -> Iterator[str]:
     needed |= {f"{name}.onnx" for name in (*contract.GRAPHS, *manifest.graphs)}
     needed |= {path.name for name in manifest.graphs for path in folder.glob(f"{name}.onnx*")}
     needed |= {contract.CHAT_TEMPLATE} if manifest.prompt.kind == "chat" else set()
-    needed |= {contract.PROOF_PICTURE, contract.PROOF_ARRAYS} if manifest.proof else set()
+    needed |= {contract.PROOF_IMAGE, contract.PROOF_ARRAYS} if manifest.proof else set()
     yield from (f"files.{name}: missing" for name in sorted(needed - manifest.files.keys()))
 
 
 def _graphs(manifest: Manifest) -> Iterator[str]:
-    """Graphs that are unknown, or whose tensors have other ranks or sizes than they may have."""
+    """Unknown graphs, and tensors of ranks or sizes that are not allowed."""
     for graph, spec in manifest.graphs.items():
         if graph not in RANKS:
             yield f"graphs.{graph}: unknown; known: {', '.join(RANKS)}"
             continue
         for kind, tensors, ranks in zip(("inputs", "outputs"), (spec.inputs, spec.outputs), RANKS[graph]):
-            where, found = f"graphs.{graph}.{kind}", tuple(len(tensor.shape) for tensor in tensors)
-            if found[: len(ranks)] != ranks:
-                yield f"{where}: ranks {found[: len(ranks)]}, {ranks} are expected"
+            where = f"graphs.{graph}.{kind}"
+            actual = tuple(len(tensor.shape) for tensor in tensors[: len(ranks)])
+            if actual != ranks:
+                yield f"{where}: ranks {actual}, {ranks} are expected"
             for tensor in tensors:
                 if not all(isinstance(size, str) or 1 <= size < MAX_ID for size in tensor.shape):
                     yield f"{where}.{tensor.name}: shape {tensor.shape} has a size that is not 1 or more"
@@ -65,7 +68,7 @@ def _graphs(manifest: Manifest) -> Iterator[str]:
 
 
 def _fixed(graph: str, spec: contract.GraphSpec) -> list[int | str]:
-    """Sizes that no call changes: all but the first, those of the decoder's sequence aside."""
+    """Sizes that no call changes: all but the batch, and in the decoder the sequence."""
     tensors = (*spec.inputs[:1], *spec.outputs[:1])
     return [size for tensor in tensors for size in tensor.shape[2 if graph == contract.DECODER else 1 :]]
 
@@ -163,11 +166,11 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
             yield f"graphs.{contract.MASK_DECODER}: takes {codes} codes, the model writes {written}"
     if manifest.profiles:
         yield from (f"profiles.{name}: missing" for name in manifest.graphs if name not in manifest.profiles)
-    for name, extents in manifest.profiles.items():
+    for name, ranges in manifest.profiles.items():
         if name not in manifest.graphs:
             yield f"profiles.{name}: there is no such graph"
         else:
-            yield from (f"profiles.{name}.{one}" for one in profile.problems(extents, manifest.graphs[name]))
+            yield from (f"profiles.{name}.{problem}" for problem in profile.problems(ranges, manifest.graphs[name]))
 
 
 def _files(manifest: Manifest, folder: Path) -> Iterator[str]:

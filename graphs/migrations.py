@@ -16,8 +16,10 @@ Data = dict[str, Any]
 
 
 def _from_7(data: Data) -> Data:
-    """Format 8 has more defaults of generation, and ids that are counted at the placeholders of images; all of them
-    may be absent. A default of format 7 is always given, `top_k` too."""
+    """Format 8 has more defaults of generation, and ids that are counted at the placeholders of images.
+
+    All new fields may be absent. Format 7 always has each of its defaults, `top_k` too.
+    """
     return data
 
 
@@ -28,20 +30,20 @@ def migrate(data: Any, path: Path) -> Data:
     """The JSON of a manifest as one of today's format.
 
     Raises:
-        BundleError: if it is no manifest, older than any that can be read, or newer than this version.
+        BundleError: if it is not a manifest, older than the oldest format that is read, or newer than this version.
     """
-    found = data.get("format") if isinstance(data, dict) else None
-    if type(found) is not int or found < OLDEST:
+    stored = data.get("format") if isinstance(data, dict) else None
+    if type(stored) is not int or stored < OLDEST:
         raise BundleError(
-            f"{path}: format is {found!r}, this version reads {OLDEST} to {FORMAT}; export the bundle again"
+            f"{path}: format is {stored!r}, this version reads {OLDEST} to {FORMAT}; export the bundle again"
         )
-    if found > FORMAT:
+    if stored > FORMAT:
         made_with = data.get("made_with")
         version = made_with.get("onnx-vlm") if isinstance(made_with, dict) else None
         raise BundleError(
-            f"{path}: format is {found}, this version reads {OLDEST} to {FORMAT}; it takes onnx-vlm"
+            f"{path}: format is {stored}, this version reads {OLDEST} to {FORMAT}; it takes onnx-vlm"
             f" {version or 'of a newer version'} or later: pip install --upgrade onnx-vlm"
         )
-    for step in range(found, FORMAT):
+    for step in range(stored, FORMAT):
         data = STEPS[step](data)
     return {**data, "format": FORMAT}

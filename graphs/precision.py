@@ -8,18 +8,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights are stored, how exactly a graph of such weights must compute, what storing them so may cost.
+    """How weights are stored, how exactly a graph with such weights computes, and how much rounding may change.
 
     Attributes:
         name: as options and manifests call it.
         bits: of a stored weight.
         dtype: the float type of the weights, as ONNX calls it; None where they are integers with scales.
         tolerance: the largest relative error of a graph against the source model that has the same rounded weights.
-        loss_share: the same of logits, as a share of the loss, where that is more: a model that makes much of the
-            rounding of its weights makes much of that of its activations too.
-        loss_warned, loss_refused: the largest relative error of the logits of that model against the source model as it
-            is, for which an export says nothing, and for which it gives a bundle.
-        seconds: of two cores to write a billion weights.
+        loss_share: the tolerance of logits as a share of the loss, where that is larger: a model that is sensitive to
+            the rounding of its weights is sensitive to the rounding of its activations too.
+        loss_warned, loss_refused: relative errors of the logits of the rounded model against the source model. Above
+            the first an export warns, above the second it refuses the bundle.
+        seconds: to write a billion weights on two cores.
     """
 
     name: str

@@ -9,22 +9,22 @@ from .contract import GraphSpec
 
 @dataclass(frozen=True)
 class SizeRange:
-    """The smallest, the usual and the largest of a size."""
+    """The smallest, the usual and the largest value of a size that varies."""
 
     smallest: int
     usual: int
     largest: int
 
 
-#: the extents of a graph's varying sizes by the names that its `GraphSpec` has for them
+#: the range of each varying size of a graph, by the name of its axis in the `GraphSpec`
 Profile = dict[str, SizeRange]
 
 
 def problems(profile: Profile, spec: GraphSpec) -> list[str]:
-    """What is wrong with a profile: sizes without an extent, extents without a size, extents out of order."""
-    found = [f"{axis}: missing" for axis in sorted(spec.axes - profile.keys())]
-    found += [f"{axis}: unknown" for axis in sorted(profile.keys() - spec.axes)]
-    for size, extent in profile.items():
-        if not 1 <= extent.smallest <= extent.usual <= extent.largest:
-            found.append(f"{size}: {extent.smallest}, {extent.usual}, {extent.largest} are not in order from 1 up")
-    return found
+    """Each problem of a profile, as a sentence: axes without a range, ranges without an axis, ranges out of order."""
+    problems = [f"{axis}: missing" for axis in sorted(spec.axes - profile.keys())]
+    problems += [f"{axis}: unknown" for axis in sorted(profile.keys() - spec.axes)]
+    for axis, sizes in profile.items():
+        if not 1 <= sizes.smallest <= sizes.usual <= sizes.largest:
+            problems.append(f"{axis}: {sizes.smallest}, {sizes.usual}, {sizes.largest} are not in order from 1 up")
+    return problems

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """`value` from JSON as `kind`.
+    """`value` from JSON as an object of the type `kind`; None or incomplete where there are problems.
 
     Args:
         where: the name of the value, for messages; "" or with a dot at its end.
