@@ -27,13 +27,13 @@ class WrittenCache(CachedAttention):
     """A cache whose buffers are copied with the new keys and values written into the copy.
 
     Attributes:
-        positions: of the new tokens in their rows, (batch, sequence) of int64.
-        places: of the new keys in a buffer, (batch, kv_heads, sequence, 3) of int64: row, head, position.
-        seen: which keys of a buffer a token attends to, (batch, 1, sequence, capacity) of bool.
+        positions: the positions of the new tokens in their rows, (batch, sequence) of int64.
+        indices: row, head and position of each new key in a buffer, (batch, kv_heads, sequence, 3) of int64.
+        seen: the keys of a buffer that a token attends to, (batch, 1, sequence, capacity) of bool.
     """
 
     positions: torch.Tensor
-    places: torch.Tensor
+    indices: torch.Tensor
     seen: torch.Tensor
 
     @staticmethod
@@ -42,13 +42,14 @@ class WrittenCache(CachedAttention):
 
     @classmethod
     def of_call(cls, *tensors: Any, causal: bool, sequence: int) -> WrittenCache:
-        """What the layers need in a call with `sequence` new tokens a row, right-padded if it is a prompt."""
+        """The tensors for a call with `sequence` new tokens in each row; rows of a prompt are padded on the right."""
         cached = CachedAttention(*tensors, causal)
         batch, kv_heads, capacity, _ = cached.past[0][0].shape
-        lengths, prefill = cached.sequence_lengths.to(torch.int64) + 1, cached.total_sequence_length == sequence
+        lengths = cached.sequence_lengths.to(torch.int64) + 1
+        prefill = cached.total_sequence_length == sequence
         positions = torch.where(prefill, 0, lengths - sequence).unsqueeze(1) + torch.arange(sequence)
         shape = (batch, kv_heads, sequence)
-        places = torch.stack(
+        indices = torch.stack(
             [
                 torch.arange(batch)[:, None, None].expand(shape),
                 torch.arange(kv_heads)[None, :, None].expand(shape),
@@ -56,14 +57,14 @@ class WrittenCache(CachedAttention):
             ],
             -1,
         )
-        # It does not matter which keys padding sees, but it must see some: its softmax stays finite.
+        # Padding may see any keys, but it must see some, so that its softmax stays finite.
         last = positions if cached.causal else (lengths - 1).unsqueeze(1).expand(batch, sequence)
         seen = torch.arange(capacity) <= last[:, None, :, None]
-        return cls(**vars(cached), positions=positions, places=places, seen=seen)
+        return cls(**vars(cached), positions=positions, indices=indices, seen=seen)
 
     @contextmanager
     def rotation(self, rotary: torch.nn.Module, modelling: ModuleType) -> Iterator[None]:
-        """Have the model rotate by rows of the rotary tables."""
+        """Make the model rotate by rows of the rotary tables."""
         rows = (torch.nn.functional.embedding(self.positions, table) for table in (self.cos_cache, self.sin_cache))
         tables = tuple(torch.cat([row, row], -1) for row in rows)
         with replaced(rotary, forward=lambda *_, **__: tables):
@@ -77,7 +78,7 @@ class WrittenCache(CachedAttention):
     def write(self, past: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """A copy of a buffer with the new tokens' keys or values (batch, kv_heads, sequence, head_dim) in it."""
         return torch.onnx.ops.symbolic(
-            "ScatterND", [past, self.is_image, new], dtype=past.dtype, shape=past.shape, version=OPSET
+            "ScatterND", [past, self.indices, new], dtype=past.dtype, shape=past.shape, version=OPSET
         )
 
 
@@ -94,14 +95,14 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Query, key and value are (batch, heads, sequence, head_dim), the result (batch, sequence, heads, head_dim).
 
-    `attention_mask` says which keys are seen, (batch, 1, sequence, capacity) of bool; if None `cached.seen` does.
+    `attention_mask` marks the keys that are seen, (batch, 1, sequence, capacity) of bool; if None, `cached.seen` does.
     """
     batch, heads, sequence, head_dim = query.shape
     if cached is not None:
         past_key, past_value = cached.past[module.layer_idx]
         key, value = cached.write(past_key, key), cached.write(past_value, value)
     kv_heads = key.shape[1]
-    # The query heads of a group are more rows to their key head, so that no key is repeated.
+    # The query heads of a group become rows of one matmul with their key head, so that no key is repeated.
     rows = (query * scaling).reshape(batch, kv_heads, heads // kv_heads * sequence, head_dim)
     scores = torch.matmul(rows, key.transpose(2, 3)).reshape(batch, heads, sequence, -1)
     if softcap:
