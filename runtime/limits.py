@@ -1,4 +1,4 @@
-"""What one call may ask for, checked before memory is taken and work is done."""
+"""Limits of one call, checked before memory is taken and work is done."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Limits:
             )
 
     def room(self, prompt_tokens: int, max_new_tokens: int | None, generation: GenerationDefaults) -> int:
-        """How many tokens may be made after the longest of the prompts: what is asked for, or else the default.
+        """The number of tokens that may follow the longest of the prompts: the number asked for, or else the default.
 
         Raises:
             InputError: if the prompt is too long, or more is asked for than there may be.

@@ -35,7 +35,7 @@ def _available(root: Path) -> Iterator[int]:
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """What is left of the limit of each control group that the process is in, of version 2 and 1 of them."""
+    """The bytes that are left in each control group of the process, of versions 1 and 2."""
     mount = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)  # such as 0::/user.slice or 4:memory:/docker/1a2b
@@ -57,7 +57,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 
 
 def _left_to_process(root: Path) -> Iterator[int]:
-    """What is left of the limits that `ulimit -v` and `ulimit -d` set."""
+    """The bytes that are left of the limits that `ulimit -v` and `ulimit -d` set."""
     try:
         import resource
     except ImportError:  # Windows

@@ -118,8 +118,8 @@ class VLM:
             options: see `Options`.
 
         Raises:
-            InputError: for an image that cannot be read, a prompt that is too long, lists that do not match, an option
-                that cannot be.
+            InputError: for an image that cannot be read, a prompt that is too long, lists that do not match, or an
+                invalid option.
         """
         settings = resolve(options, self.manifest.generation)
         asked = requests(prompt, images, videos, bboxes)

@@ -81,7 +81,7 @@ class Field:
 
     @property
     def type(self) -> Any:
-        """What the command's flag takes; `kind.parse` makes the option's value of it."""
+        """The type of the command's flag; `kind.parse` turns a flag's value into an option's."""
         return self.kind.flag
 
     def check(self, value: Any) -> Any:

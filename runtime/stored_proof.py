@@ -15,7 +15,7 @@ from ..graphs import BundleError, contract
 from ..graphs.contract import TensorSpec
 from ..graphs.manifest import Loss, Manifest
 
-#: What the libraries that read .npz and .png files raise for a damaged one.
+#: Errors that the libraries for .npz and .png files raise for a damaged one.
 DAMAGED = (
     OSError,
     ValueError,
@@ -48,7 +48,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a bundle is compared with.
+    """The values that a bundle is compared with.
 
     Attributes:
         cases: prompts and images, and what the source model made of them.
@@ -104,7 +104,7 @@ def _image(path: Path) -> Image.Image:
 
 
 def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[str]:
-    """What is wrong with the arrays of one case."""
+    """The problems of the arrays of one case."""
     wanted = [
         TensorSpec(contract.INPUT_IDS, "int64", ("tokens",)),
         *manifest.graphs[contract.VISION_ENCODER].inputs,

@@ -70,28 +70,29 @@ class Beams:
         scores = (likely + self._scores[:, None]).ravel()
         expect_possible(scores)
         candidates = self._candidates(scores)
-        paths = [[*self._running[place // vocab], int(place % vocab)] for place in candidates]
+        paths = [[*self._running[candidate // vocab], int(candidate % vocab)] for candidate in candidates]
         length = len(paths[0])
         ends = np.array([self._stop(path) or length == self._settings.max_new_tokens for path in paths])
         scores = scores[candidates]
         if not self.done:
             divisor = length**self._settings.length_penalty
-            found = [(float(scores[place]) / divisor, paths[place]) for place in np.flatnonzero(ends[:width])]
-            self.ended = sorted(self.ended + found, key=lambda pair: -pair[0])[:width]
+            ended = [(float(scores[index]) / divisor, paths[index]) for index in np.flatnonzero(ends[:width])]
+            self.ended = sorted(self.ended + ended, key=lambda pair: -pair[0])[:width]
         scores = (scores + np.where(ends, UNLIKELY, 0)).astype(np.float32)
-        kept = _best(scores, width)
-        self._running, self._scores = [paths[place] for place in kept], scores[kept]
+        best = _best(scores, width)
+        self._running = [paths[index] for index in best]
+        self._scores = scores[best]
         self.done |= len(self.ended) == width and self._cannot_improve(length)
-        return candidates[kept] // vocab, candidates[kept] % vocab
+        return candidates[best] // vocab, candidates[best] % vocab
 
     def _candidates(self, scores: np.ndarray) -> np.ndarray:
-        """Places of the ways to go on that are looked at, the best first."""
+        """Indices into `scores` of the continuations that are considered, the best first."""
         if self._random is not None:  # drawing without replacement is taking the largest with Gumbel noise added
             scores = scores + self._random.gumbel(size=scores.shape)
         return _best(scores, self._settings.candidates)
 
     def _cannot_improve(self, length: int) -> bool:
-        """Whether no beam would make it among those that have ended, as far as `early_stopping` wants to know."""
+        """Whether no running beam can become better than those that have ended, by the rule of `early_stopping`."""
         settings = self._settings
         if settings.early_stopping is True:
             return True
@@ -118,17 +119,18 @@ def search(
     for made in range(1, settings.max_new_tokens + 1):
         parts = np.split(rows, len(going))
         chosen = [beams.advance(logits[part]) for beams, part in zip(going, parts)]
-        kept = [place for place, beams in enumerate(going) if not beams.done]
-        if made == settings.max_new_tokens or not kept:
+        unfinished = [index for index, beams in enumerate(going) if not beams.done]
+        if made == settings.max_new_tokens or not unfinished:
             break
-        parents = np.concatenate([parts[place][chosen[place][0]] for place in kept])
-        logits = step(parents, np.concatenate([chosen[place][1] for place in kept]))
-        going, rows = [going[place] for place in kept], np.arange(len(parents))
+        parents = np.concatenate([parts[index][chosen[index][0]] for index in unfinished])
+        logits = step(parents, np.concatenate([chosen[index][1] for index in unfinished]))
+        going = [going[index] for index in unfinished]
+        rows = np.arange(len(parents))
     return [beams.ended for beams in prompts]
 
 
 def _best(scores: np.ndarray, number: int) -> np.ndarray:
-    """Places of the largest scores, the largest first."""
+    """Indices of the largest scores, the largest first."""
     number = min(number, len(scores))
-    some = np.argpartition(-scores, number - 1)[:number]
-    return some[np.argsort(-scores[some], kind="stable")]
+    largest = np.argpartition(-scores, number - 1)[:number]
+    return largest[np.argsort(-scores[largest], kind="stable")]

@@ -41,7 +41,7 @@ def decode(
         prompts: the ids of each.
         choose: the strategy.
         filters: applied to logits before `choose`, in order.
-        stop: told the ids of an answer so far, says whether the last of them ended it; that one is yielded.
+        stop: takes the ids of an answer so far and returns whether the last of them ended it; that one is yielded.
         max_new_tokens: where an answer is cut.
         copies: how many answers a prompt gets.
     """

@@ -28,7 +28,7 @@ class StopStrings:
 
     Args:
         strings: not empty, none of them the empty text.
-        text: gives the text of an answer's ids.
+        text: returns the text of an answer's ids.
     """
 
     def __init__(self, strings: Sequence[str], text: Callable[[Sequence[int]], str]) -> None:
@@ -38,8 +38,8 @@ class StopStrings:
     def __call__(self, answer: Sequence[int]) -> bool:
         """Whether the last id of an answer, which had no stop string in it before, ended it.
 
-        Only the last ids are decoded if they are enough: as many as a stop string takes before the last one. Where
-        they begin within a character, more are.
+        Only the last ids are decoded if they are enough: as many as a stop string takes before the last one. More
+        are decoded if these begin within a character.
         """
         size, needed = 16, max(map(len, self.strings)) + SLACK
         while size < len(answer):
@@ -53,10 +53,10 @@ class StopStrings:
 
     def find(self, text: str) -> int | None:
         """Where the first of the stop strings begins in a text; None if none is in it."""
-        return min((place for string in self.strings if (place := text.find(string)) >= 0), default=None)
+        return min((start for string in self.strings if (start := text.find(string)) >= 0), default=None)
 
     def undecided(self, text: str) -> int:
-        """How long the end of a text is that may yet become the begin of a stop string."""
+        """How long the end of a text is that may yet become the start of a stop string."""
         longest = max(map(len, self.strings)) - 1
         ends = (text[len(text) - size :] for size in range(min(longest, len(text)), 0, -1))
         return next((len(end) for end in ends if any(string.startswith(end) for string in self.strings)), 0)

@@ -32,7 +32,7 @@ def draw(image: Image.Image, boxes: Sequence[Box], masks: Sequence[Mask] = ()) -
     scale = (image.width * image.height) ** 0.5
     line = max(1, round(scale / 260))
     labels = list(dict.fromkeys(one.label for one in (*boxes, *masks)))
-    colours = {label: PALETTE[place % len(PALETTE)] for place, label in enumerate(labels)}
+    colours = {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(labels)}
     shapes = [_Shape(mask.pixels, colours[mask.label], line) for mask in masks if mask.pixels is not None]
     for layer in ("fill", "halo", "edge"):  # what belongs to one is not hidden by what surrounds another
         for shape in shapes:

@@ -14,11 +14,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ...graphs import InputError
-from ..generation.filters import IMPOSSIBLE
+from ..generation.numerics import IMPOSSIBLE, UNLIKELY
 from ..text.detokenize import BYTE
 
-#: the logits of ids that alone may come, where other filters allow none of them
-UNLIKELY = np.float32(-1e9)
 DONE = "done"
 
 
@@ -52,7 +50,7 @@ class Grammar:
         continues: whether an answer goes on where its prompt ended, and not from the first state.
         kinds: (vocab,) of int8, the `Kind` of each id.
         locations: (locations,) of int64, the ids of bins or patches, in their order.
-        inside: takes the locations of a box so far, gives (locations,) of bool, those that may come next.
+        inside: takes the locations of a box so far and returns (locations,) of bool: those that may come next.
     """
 
     table: Table
@@ -77,13 +75,13 @@ class Grammar:
 
     def least(self) -> dict[str, int]:
         """For each state, the least number of further tokens after which an answer with a box may end."""
-        found = dict.fromkeys(self.final, 0)
-        while len(found) < len(self.table):
+        steps = dict.fromkeys(self.final, 0)
+        while len(steps) < len(self.table):
             for state, ways in self.table.items():
-                ends = [found[after] for kind, after in ways.items() if after in found and kind is not Kind.END]
-                if ends and state not in found:
-                    found[state] = 1 + min(ends)
-        return found
+                ends = [steps[after] for kind, after in ways.items() if after in steps and kind is not Kind.END]
+                if ends and state not in steps:
+                    steps[state] = 1 + min(ends)
+        return steps
 
 
 class Constraint:
@@ -137,25 +135,29 @@ class Vocabulary:
         """
         added = self._tokenizer.get_added_tokens_decoder()
         texts = self._tokenizer.decode_batch([[number] for number in range(self._size)], skip_special_tokens=False)
-        found = np.zeros(self._size, np.int8)
+        kinds = np.zeros(self._size, np.int8)
         for number, text in enumerate(texts):
             token = self._tokenizer.id_to_token(number)
             if token is None or number in added or "<" in text:
                 continue
             if separator is None or separator not in text:
-                found[number] = Kind.TEXT if text.strip() else Kind.SPACE
+                kinds[number] = Kind.TEXT if text.strip() else Kind.SPACE
             elif text.strip() == separator and not BYTE.fullmatch(token):
-                found[number] = Kind.SEPARATOR
-        found[self._end_ids] = Kind.END
-        return found
+                kinds[number] = Kind.SEPARATOR
+        kinds[self._end_ids] = Kind.END
+        return kinds
 
     def known(self, tokens: Iterable[str]) -> list[int]:
-        """The ids of those of some tokens that there are."""
-        found = map(self._tokenizer.token_to_id, tokens)
-        return [number for number in found if number is not None and number < self._size]
+        """The ids of those tokens that the vocabulary has."""
+        ids = map(self._tokenizer.token_to_id, tokens)
+        return [token_id for token_id in ids if token_id is not None and token_id < self._size]
 
     def all(self, tokens: Iterable[str]) -> np.ndarray:
-        """(tokens,) of int64: the ids of tokens, all of which there must be."""
+        """(tokens,) of int64: the ids of tokens.
+
+        Raises:
+            InputError: for a token that the vocabulary has not.
+        """
         tokens = list(tokens)
         if missing := [token for token in tokens if not self.known([token])]:
             raise InputError(f"this model has no token {missing[0]} to write boxes with; leave constrain out")

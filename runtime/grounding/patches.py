@@ -142,7 +142,7 @@ def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, 
         numbers = [int(number) for number in re.findall(r"\d+", match[2])]
         pairs = list(zip(numbers[::2], numbers[1::2]))
         phrase, span = match[1], match.span(1) if match[1] else (match.start(), match.start())
-        start, end = (len(untagged(text[:place])) - shift for place in span)
+        start, end = (len(untagged(text[:index])) - shift for index in span)
         if phrase is None:
             named = [
                 (format.token.replace(":04d", "").format(a) + format.token.replace(":04d", "").format(b), [(a, b)])

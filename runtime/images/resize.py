@@ -91,7 +91,7 @@ def _along_rows(planes: Sequence[np.ndarray], size: int, resample: str) -> Seque
 
 
 def _levels(window: np.ndarray, pixels: np.ndarray, segment: Segment) -> np.ndarray:
-    """What a window of a plane adds to the levels (rows, outputs); `pixels` is room for it."""
+    """The part of a window of a plane in the levels (rows, outputs); `pixels` is a buffer for the window."""
     pixels[:] = window
     sums = pixels @ segment.weights
     count = len(segment.offset)
@@ -137,7 +137,7 @@ def _blocks(source: int, target: int, resample: str, longest: int) -> Iterator[B
 
 
 def _sums(windows: _Windows, blocks: Sequence[tuple[slice, Sequence[slice]]]) -> tuple[np.ndarray, int]:
-    """What the weights of each output (target,) are divided by, and the bits by which they are then scaled."""
+    """The divisors (target,) of the weights of each output, and the bits by which the quotients are scaled."""
     sums, largest = np.zeros(windows.target), np.zeros(windows.target)
     for outputs, inputs in blocks:
         for window in inputs:

@@ -144,14 +144,15 @@ def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Ses
     if not target.row.on_host:
         probe.require(target)
     names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
-    told, threads = dict.fromkeys(names, target), len(names)  # one thread lays out the weights of a session
+    targets = dict.fromkeys(names, target)
+    threads = len(names)  # one thread lays out the weights of a session
     if target.row.builds_engines:
-        # What times kernels, to choose among them, is not to be disturbed.
-        told, threads = tensorrt.targets(manifest, target, cuda.machine(target.device_id)), 1
+        targets = tensorrt.targets(manifest, target, cuda.machine(target.device_id))
+        threads = 1  # TensorRT times kernels to choose among them, which other work would disturb
 
     def opened(name: str) -> Session:
         captures = target.captures and name == contract.DECODER
-        return Session(folder / f"{name}.onnx", manifest.graphs[name], told[name], captures)
+        return Session(folder / f"{name}.onnx", manifest.graphs[name], targets[name], captures)
 
     with ThreadPoolExecutor(threads) as pool:
         return dict(zip(names, pool.map(opened, names)))

@@ -44,26 +44,32 @@ class Cache:
             binding.bind_ortvalue_output(present, shared)
 
     def advance(self) -> bool:
-        """Take note that the graph has run; True if the cache is to be bound anew."""
+        """Record that the graph has run; True if the cache is to be bound anew."""
         return False
 
     def keep(self, rows: np.ndarray) -> bool:
-        """Let row i be what row `rows[i]` (new batch,) was; True if the batch has another size now, to be bound anew.
+        """Reorder the rows: row i becomes what row `rows[i]` (new batch,) was. True if the cache is to be bound anew.
 
-        Only what differs between the two is copied: the tokens since a row and its new place parted.
+        Only tokens in which the two rows differ are copied. `_written` has a number for each token, which two rows
+        share where they hold the same; with a prompt of two tokens and two beams:
+
+            extend by 2 tokens  ->  row 0: 1 1
+            keep([0, 0])        ->  row 0: 1 1    row 1: 1 1    the prompt was copied
+            extend by 1 token   ->  row 0: 1 1 3  row 1: 1 1 4
+            keep([1, 1])        ->  row 0: 1 1 4  row 1: 1 1 4  only the last token was copied
         """
         length = self.lengths[rows]
         valid = np.arange(length.max()) < length[:, None]
         before = self._written[:, : length.max()]
         differ = (before[rows] != before[: len(rows)]) & valid
         moves = [
-            (place, rows[place], slice(differ[place].argmax(), length[place]))
-            for place in np.flatnonzero(differ.any(axis=1))
+            (target, rows[target], slice(differ[target].argmax(), length[target]))
+            for target in np.flatnonzero(differ.any(axis=1))
         ]
         for buffer in (self._written[:, None, :, None], *self._buffers.values()):
             parts = [buffer[row, :, tokens].copy() for _, row, tokens in moves]  # all read before one is written
-            for (place, _, tokens), part in zip(moves, parts):
-                buffer[place, :, tokens] = part
+            for (target, _, tokens), part in zip(moves, parts):
+                buffer[target, :, tokens] = part
         resized = len(rows) != len(self.lengths)
         self.lengths = self.lengths[rows]
         return resized
@@ -83,7 +89,7 @@ class Cache:
         return cache
 
     def extend(self, lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Count `lengths` (batch,) new tokens a row in, and return what the graph must be told of that."""
+        """Add `lengths` (batch,) new tokens to the rows, and return the inputs of the graph that depend on this."""
         after = add_lengths(self.lengths, lengths, self.capacity)
         for row, (start, end) in enumerate(zip(self.lengths, after)):
             self._written[row, start:end] = self._calls * len(self._written) + row + 1

@@ -56,7 +56,7 @@ def file_name(library: str, version: int) -> str:
 
 
 def cuda_devices() -> tuple[list[str], str | None]:
-    """The names of the GPUs that the driver finds; and why there is none, if so."""
+    """The names of the GPUs that the driver finds, and the reason if there is none."""
     try:
         driver = ctypes.CDLL(file_name(DRIVER, 1))
     except OSError as error:

@@ -64,7 +64,7 @@ def _with_cuda(name: str) -> dict[str, Sequence[tuple[str, str]]]:
     return {"cuda": [(_CUDA, name)], "tensorrt": [(_CUDA, name)]}
 
 
-#: What the CUDA provider is given unless an option says otherwise: float32 as the source model computes it.
+#: Defaults of the CUDA provider: float32 as the source model computes it.
 DEFAULTS = {"use_tf32": "0"}
 _SWITCH = Choice({"on": 1, "off": 0})
 

@@ -32,7 +32,7 @@ class Provider:
 
 
 DRIVER = "cuda"  #: NVIDIA's driver, which comes with no Python package
-#: What the CUDA provider links to, and cuDNN, which it loads for convolutions.
+#: Libraries that the CUDA provider links to, and cuDNN, which it loads for convolutions.
 CUDA_LIBRARIES = {DRIVER: 1, "cudart": None, "cublasLt": None, "cublas": None, "curand": 10, "cudnn": 9}
 TENSORRT_LIBRARIES = {"nvinfer": 10, "nvonnxparser": 10}
 

@@ -83,4 +83,4 @@ def choose_targets(load: LoadOptions) -> list[Target]:
         built = set(ort.get_available_providers())
         usable = [name for name in AUTO if PROVIDERS[name].ort_name in built]
         chosen = [name for name in usable if takes(name, options)] or ["cpu"]
-    return [Target(one, resolve(one, options), load.allow_fallback) for one in chosen]
+    return [Target(name, resolve(name, options), load.allow_fallback) for name in chosen]

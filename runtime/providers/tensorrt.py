@@ -1,4 +1,4 @@
-"""TensorRT: what ONNX Runtime's provider is told of a bundle, and where the engines that it builds are kept.
+"""TensorRT: the options of ONNX Runtime's provider for a bundle, and the folders of the engines that it builds.
 
 An engine is built for ranges of shapes, a GPU and a version of TensorRT, which takes minutes. The ranges are the shape
 profiles of the manifest; folders are keyed by the rest, so that no engine is used where it does not belong.

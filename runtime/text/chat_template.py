@@ -39,7 +39,7 @@ class Template:
             with limited_time():
                 self._template = environment.from_string(source)
         except (Exception, RecursionError) as error:
-            raise BundleError(f"the chat template is broken: {_told(error)}; export the bundle again") from None
+            raise BundleError(f"the chat template is broken: {_error_text(error)}; export the bundle again") from None
         self._variables = dict(variables)
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -59,14 +59,14 @@ class Template:
             with limited_time():
                 text = self._template.render(values)
         except Exception as error:  # a template is a program: it may raise anything
-            raise InputError(f"the chat template cannot write this conversation: {_told(error)}") from None
+            raise InputError(f"the chat template cannot write this conversation: {_error_text(error)}") from None
         if not text:
             raise InputError("the chat template writes nothing for this conversation")
         return text
 
 
-def _told(error: Exception) -> str:
-    """What went wrong; with its kind where the error is Python's own."""
+def _error_text(error: Exception) -> str:
+    """The message of an error; with its type if it is Python's own."""
     return str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
 
 

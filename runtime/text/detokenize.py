@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from ..generation.stops import StopStrings
 
-#: What transformers makes of spaces in the texts of tokenizers that ask for it, in this order.
+#: Replacements that transformers makes in the texts of tokenizers with clean_up_tokenization_spaces, in this order.
 CLEANED = {
     " .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve",
     " 're": "'re",
