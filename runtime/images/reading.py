@@ -8,7 +8,8 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -119,8 +120,7 @@ def _from_pillow(image: Image.Image, max_pixels: int) -> Image.Image:
 
 def _decoded(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
-        with _warnings, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+        with _without_warnings():
             opened = Image.open(source, formats=_readable())  # reads the header only
     except UnidentifiedImageError:
         raise InputError(f"{name}: {_unknown(source)}") from None
@@ -131,11 +131,21 @@ def _decoded(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Ima
     with opened as image:
         check_size(*image.size, name, max_pixels)
         try:
+            with _without_warnings():
+                image.getexif()  # kept by the image; only reading it warns
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
             return _rgb(image)
         except Exception as error:
             raise InputError(f"{name}: the image cannot be read: {error_text(error)}") from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ignore warnings: of damage that an error tells of or that does no harm, and of sizes, whose limit is ours."""
+    with _warnings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _readable() -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,27 @@ def encoded(format: str) -> bytes:
     file = io.BytesIO()
     (image.convert("1") if format == "MSP" else image).save(file, format)
     return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("format", "readable"),
+    [("JPEG", True), ("TIFF", False)],
+    ids=["an EXIF block that breaks off", "a TIFF that ends in its tags"],
+)
+def test_damage_is_no_warning(format: str, readable: bool):
+    image, file, exif = Image.new("RGB", (16, 12), "red"), io.BytesIO(), Image.Exif()
+    exif[0x010E] = "a description"
+    image.save(file, format, **({"exif": exif} if readable else {}))
+    data = file.getvalue()
+    if readable:
+        data = data.replace(b"Exif\0\0MM\0*\0\0\0\x08\0\x01", b"Exif\0\0MM\0*\0\0\0\x08\0\x7f")
+    else:
+        data = data[:100]
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with contextlib.nullcontext() if readable else pytest.raises(InputError):
+            read(data)
+    assert not shown
 
 
 @pytest.mark.parametrize("format", FORMATS)
