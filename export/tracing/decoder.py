@@ -26,7 +26,7 @@ class Decoder(torch.nn.Module):
 
     Args:
         causal_lm: a transformers `...ForCausalLM`.
-        causal: whether a token sees only what stands before it. If not, the tokens of a prefill see each other, and a
+        causal: whether a token sees only the tokens before it. If not, the tokens of a prefill see each other, and a
             decoded token sees all before it.
         head_dim: the width of an attention head.
     """
@@ -46,7 +46,7 @@ class Decoder(torch.nn.Module):
 
     @property
     def spec(self) -> GraphSpec:
-        """What the graph takes and gives."""
+        """The inputs and outputs of the graph."""
         config = self.causal_lm.config
         kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return contract.decoder(
@@ -54,12 +54,16 @@ class Decoder(torch.nn.Module):
         )
 
     def attend_by(self, cached: type[CachedAttention]) -> None:
-        """Choose how the graph attends over its KV cache; a CheckpointError if that takes no heads of this size."""
+        """Choose how the graph attends over its KV cache.
+
+        Raises:
+            CheckpointError: if that attention takes no heads of this size.
+        """
         cached.check_heads(self.head_dim, self.rotates)
         self.cached = cached
 
     def constants(self) -> dict[str, Array]:
-        """Values of the buffers that are computed and in no checkpoint."""
+        """The values of buffers that the model computes and no checkpoint stores, by their names."""
         return {}
 
     def forward(
@@ -84,7 +88,7 @@ class Decoder(torch.nn.Module):
 
     @contextmanager
     def _head_given_rows(self, indices: torch.Tensor) -> Iterator[None]:
-        """Compute logits of positions `indices` (batch, kept) alone."""
+        """Compute only the logits of the positions `indices` (batch, kept)."""
         head = self.causal_lm.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, inputs: (pick_rows(inputs[0], indices),))
         try:
@@ -140,6 +144,7 @@ class RotaryDecoder(Decoder):
         }
 
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
+        """Call the model with its rotation and its sliding mask as `cached` makes them; see `Decoder.run`."""
         masks = None
         if self.window is not None:
             masks = {"full_attention": None, "sliding_attention": cached.window(self.window, inputs_embeds.shape[1])}

@@ -34,7 +34,10 @@ _decompose = ExportedProgram.run_decompositions
 
 @contextmanager
 def fast_export() -> Iterator[None]:
-    """Run `torch.onnx.export` in here to take the shortcuts; it raises if an operator has to be decomposed."""
+    """Run `torch.onnx.export` in this context to save that work.
+
+    It raises an OnnxExporterError if an operator has to be decomposed.
+    """
     with (
         replaced(ExportedProgram, run_decompositions=_decomposed),
         changed(TYPE_PROMOTION, lambda promote: functools.partial(_promoted, promote)),
@@ -51,18 +54,18 @@ def _parsed_once(parsed: property) -> property:
 def _decomposed(program: ExportedProgram, table: dict[Any, Callable]) -> ExportedProgram:
     _replace(program)
     left = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    again = any(one in table or getattr(getattr(one, "_schema", None), "is_mutable", False) for one in left)
+    again = any(target in table or getattr(getattr(target, "_schema", None), "is_mutable", False) for target in left)
     return _decompose(program, table) if again else program
 
 
 def _promoted(promote: Callable[[GraphModule], None], module: GraphModule) -> None:
-    if any(_mixes_types(node) for one in module.modules() for node in one.graph.nodes):
+    if any(_mixes_types(node) for part in module.modules() for node in part.graph.nodes):
         promote(module)
 
 
 def _mixes_types(node: Node) -> bool:
     """Whether an operator takes tensors of another type than it returns."""
-    values = [one.meta.get("val") for one in (node, *node.all_input_nodes)]
+    values = [source.meta.get("val") for source in (node, *node.all_input_nodes)]
     types = {value.dtype for value in values if isinstance(value, torch.Tensor)}
     return getattr(node.target, "namespace", "") == "aten" and len(types) > 1
 
@@ -96,7 +99,8 @@ def _changes_nothing(node: Node) -> bool:
 
 
 def _pool(node: Node) -> None:
-    sizes, wanted = node.args[0].meta["val"].shape[2:], node.args[1]
-    if all(isinstance(size, int) and size % some == 0 for size, some in zip(sizes, wanted)):
+    sizes = node.args[0].meta["val"].shape[2:]
+    pooled = node.args[1]
+    if all(isinstance(before, int) and before % after == 0 for before, after in zip(sizes, pooled)):
         node.target = aten.avg_pool2d.default
-        node.args = (node.args[0], [size // some for size, some in zip(sizes, wanted)])
+        node.args = (node.args[0], [before // after for before, after in zip(sizes, pooled)])

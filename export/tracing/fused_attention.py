@@ -1,8 +1,8 @@
-"""The attention that transformers' modules call while they are traced: one fused operator a layer.
+"""The attention that transformers' modules call while they are traced: one fused operator for each layer.
 
-Registered with transformers under `NAME`; nothing here computes, it only puts nodes into the graph. Vision towers get
-`com.microsoft::MultiHeadAttention`, decoders `com.microsoft::GroupQueryAttention` over a KV buffer. The module
-`portable_attention` has the same in operators of the ONNX standard.
+It is registered with transformers under `NAME`. Nothing here computes; it only adds nodes to the graph. Vision towers
+get `com.microsoft::MultiHeadAttention`, decoders `com.microsoft::GroupQueryAttention` over a KV buffer. The module
+`portable_attention` does the same with operators of the ONNX standard.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "onnx_vlm"
 
 @dataclass(frozen=True)
 class CachedAttention:
-    """What a decoder's layers need besides query, key and value; handed through transformers as a keyword.
+    """The tensors that a decoder's layers need besides query, key and value; transformers passes them as a keyword.
 
     `past[layer]` is the layer's key and value buffer, (batch, kv_heads, capacity, head_dim). With `cos_cache` and
     `sin_cache`, (positions, head_dim / 2), the operator rotates query and key by their position in the buffer.
@@ -39,19 +39,19 @@ class CachedAttention:
 
     @staticmethod
     def check_heads(head_dim: int, rotates: bool) -> None:
-        """Raise a CheckpointError for heads that the operator does not take: it rotates 16 numbers at a time."""
+        """Raise a CheckpointError for head sizes that the operator does not take: it rotates 16 numbers at a time."""
         multiple = 16 if rotates else 8
         if head_dim % multiple:
             raise CheckpointError(f"attention heads of {head_dim} are not supported, only multiples of {multiple}")
 
     @classmethod
     def of_call(cls, *tensors: Any, causal: bool, sequence: int) -> CachedAttention:
-        """What the layers need in a call with `sequence` new tokens a row; `tensors` are the fields in their order."""
+        """The tensors for a call with `sequence` new tokens in each row; `tensors` are the fields in their order."""
         return CachedAttention(*tensors, causal)
 
     @contextmanager
     def rotation(self, rotary: torch.nn.Module, modelling: ModuleType) -> Iterator[None]:
-        """Leave rotation to the operator: `rotary` and the function of `modelling` that uses it do nothing in here."""
+        """Leave rotation to the operator: `rotary` and the function of `modelling` that uses it do nothing."""
         if find(DECODER_ROTATION, modelling) is not None:
             with (
                 replaced(rotary, forward=lambda *_, **__: (None, None)),
@@ -93,8 +93,8 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Query, key and value are (batch, heads, sequence, head_dim), the result (batch, sequence, heads, head_dim).
 
-    `attention_mask` is added to the scores, (batch, 1, sequence, total). A causal operator masks by itself, and ignores
-    what mask a model may make.
+    `attention_mask`, (batch, 1, sequence, total), is added to the scores. A causal operator masks by itself and ignores
+    the mask of the model.
     """
     _, heads, _, head_dim = query.shape
     inputs = [tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)]
@@ -115,5 +115,5 @@ def attention(
 
 
 AttentionInterface.register(NAME, attention)
-# The operators make causal masks themselves, so transformers is to make none.
+# The operators make causal masks themselves, so transformers need not make any.
 AttentionMaskInterface.register(NAME, lambda *_, **__: None)

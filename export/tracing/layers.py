@@ -29,24 +29,24 @@ class _UnlikeError(Exception):
 
 
 def unrolled(module: torch.nn.Module, trace: Trace) -> ir.Model:
-    """What `trace()` gives for a module, whose longest list of layers is cut meanwhile if its layers repeat."""
-    found = _repeating(module)
-    if found is None:
+    """The graph that `trace()` returns for a module; if its layers repeat, only the first of them are traced."""
+    repeating = _repeating(module)
+    if repeating is None:
         return trace()
-    path, layers, period = found
-    kept = 3 * period  # in the first period are constants that all use
+    path, layers, period = repeating
+    traced = 3 * period  # the first period has constants that all layers use
     try:
-        with _cut(module, path, kept):
+        with _cut(module, path, traced):
             model = trace()
-        _Layers(model, path, kept, period).extend(len(layers))
-    except (_UnlikeError, torch.onnx.OnnxExporterError):  # a model may count on all of its layers
+        _Layers(model, path, traced, period).extend(len(layers))
+    except (_UnlikeError, torch.onnx.OnnxExporterError):  # some models need all of their layers
         return trace()
     return model
 
 
 def _repeating(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList, int] | None:
     """Path and period of the longest list of layers, if they repeat and are more than must be traced."""
-    lists = [(name, some) for name, some in module.named_modules() if isinstance(some, torch.nn.ModuleList)]
+    lists = [(name, part) for name, part in module.named_modules() if isinstance(part, torch.nn.ModuleList)]
     if not lists:
         return None
     path, layers = max(lists, key=lambda pair: len(pair[1]))
@@ -58,7 +58,7 @@ def _repeating(module: torch.nn.Module) -> tuple[str, torch.nn.ModuleList, int] 
 
 
 def _description(layer: torch.nn.Module) -> list[Any]:
-    """Classes, shapes and plain attributes of a layer and all within."""
+    """Classes, shapes and plain attributes of a layer and of all modules in it."""
     plain = (bool, int, float, str, type(None), tuple)
     return [
         (
@@ -72,11 +72,12 @@ def _description(layer: torch.nn.Module) -> list[Any]:
 
 
 @contextmanager
-def _cut(module: torch.nn.Module, path: str, kept: int) -> Iterator[None]:
+def _cut(module: torch.nn.Module, path: str, count: int) -> Iterator[None]:
+    """Leave only the first `count` layers in the list at `path` meanwhile."""
     parent, _, name = path.rpartition(".")
     owner = module.get_submodule(parent)
     whole = getattr(owner, name)
-    setattr(owner, name, whole[:kept])
+    setattr(owner, name, whole[:count])
     try:
         yield
     finally:
@@ -86,33 +87,38 @@ def _cut(module: torch.nn.Module, path: str, kept: int) -> Iterator[None]:
 class _Layers:
     """The layers of a traced graph, by the scopes that their nodes come from."""
 
-    def __init__(self, model: ir.Model, path: str, kept: int, period: int) -> None:
-        self.graph, self.path, self.period = model.graph, path, period
-        self.layers: list[list[ir.Node]] = [[] for _ in range(kept)]
-        self.place: dict[ir.Node, int] = {}
+    def __init__(self, model: ir.Model, path: str, traced: int, period: int) -> None:
+        self.graph = model.graph
+        self.path = path
+        self.period = period
+        self.layers: list[list[ir.Node]] = [[] for _ in range(traced)]
+        self.layer_of: dict[ir.Node, int] = {}
         scope = re.compile(rf"module\.{re.escape(path)}\.(\d+):")
         for node in self.graph:
-            if found := scope.search(_namespace(node)):
-                self.place[node] = int(found[1])
-                self.layers[int(found[1])].append(node)
+            if match := scope.search(_namespace(node)):
+                layer = int(match[1])
+                self.layer_of[node] = layer
+                self.layers[layer].append(node)
         self.names = {value.name: value for value in (*self.graph.inputs, *self.graph.initializers.values())}
         self.fresh = (f"copy_{number}" for number in itertools.count())
 
     def extend(self, number: int) -> None:
-        """Append copies until there are that many layers."""
-        kept, period = len(self.layers), self.period
-        carried = [self._carried(index) for index in range(kept - 1)]
-        # What comes from a layer before is what the layer before that gave to it, or the same for all.
+        """Append copies until there are `number` layers."""
+        traced = len(self.layers)
+        period = self.period
+        carried = [self._carried(index) for index in range(traced - 1)]
+        # A layer takes the value that the layer before carried to it, and values that all layers share.
         twin: dict[ir.Value, ir.Value] = dict(zip(carried, carried[period:]))
-        for index in range(2 * period, kept):
+        for index in range(2 * period, traced):
             self._match(self.layers[index - period], self.layers[index], index, twin)
-        last = twin[carried[kept - 1 - period]]
-        outside = [use for use in last.uses() if use.node not in self.place]
+        last = twin[carried[traced - 1 - period]]
+        outside = [use for use in last.uses() if use.node not in self.layer_of]
         if not outside or last.is_graph_output() or any(map(self._leaves, carried)):
             raise _UnlikeError
         point = self.layers[-1][-1]
-        rows, ends = [list(layer) for layer in self.layers], [*carried, last]
-        for index in range(kept, number):
+        rows = [list(layer) for layer in self.layers]
+        ends = [*carried, last]
+        for index in range(traced, number):
             replaced = {ends[index - period - 1]: ends[index - 1]}
             copies = [self._copy(node, index, replaced) for node in rows[index - period]]
             self.graph.insert_after(point, copies)
@@ -123,20 +129,20 @@ class _Layers:
             use.node.replace_input_with(use.idx, ends[-1])
 
     def _leaves(self, value: ir.Value) -> bool:
-        return value.is_graph_output() or any(use.node not in self.place for use in value.uses())
+        return value.is_graph_output() or any(use.node not in self.layer_of for use in value.uses())
 
     def _carried(self, index: int) -> ir.Value:
-        """The one value that a layer computes from its inputs and hands to the next."""
-        given = {
+        """The one value that a layer computes from its inputs and the next layer takes."""
+        values = {
             value
             for node in self.layers[index + 1]
             for value in node.inputs
-            if value is not None and value.producer() in self.place and self.place[value.producer()] == index
+            if value is not None and value.producer() in self.layer_of and self.layer_of[value.producer()] == index
         }
-        given = {value for value in given if not _is_constant(value)}
-        if len(given) != 1:
+        values = {value for value in values if not _is_constant(value)}
+        if len(values) != 1:
             raise _UnlikeError
-        return given.pop()
+        return values.pop()
 
     def _match(self, one: list[ir.Node], other: list[ir.Node], index: int, twin: dict[ir.Value, ir.Value]) -> None:
         """Raise _UnlikeError unless two layers are the same graph; learn which values correspond."""
@@ -165,9 +171,14 @@ class _Layers:
     def _copy(self, node: ir.Node, index: int, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
         inputs = [value and (replaced.get(value) or self._renamed(value, index) or value) for value in node.inputs]
         copy = ir.Node(
-            node.domain, node.op_type, inputs, node.attributes.values(), overload=node.overload,
-            num_outputs=len(node.outputs), name=next(self.fresh),
-        )  # fmt: skip
+            node.domain,
+            node.op_type,
+            inputs,
+            node.attributes.values(),
+            overload=node.overload,
+            num_outputs=len(node.outputs),
+            name=next(self.fresh),
+        )
         for old, new in zip(node.outputs, copy.outputs):
             new.name, new.type, new.shape = next(self.fresh), deepcopy(old.type), old.shape
             replaced[old] = new
@@ -175,18 +186,18 @@ class _Layers:
 
 
 def _namespace(node: ir.Node) -> str:
-    """The scope that a node was traced in; of one that a rewrite made, that of what uses it."""
+    """The scope that a node was traced in; a node that a rewrite made has the scope of its first use."""
     if "namespace" in node.metadata_props:
         return node.metadata_props["namespace"]
     return next((_namespace(use.node) for value in node.outputs for use in value.uses()), "")
 
 
 def _is_constant(value: ir.Value) -> bool:
-    """Whether a value is computed from nothing that varies but sizes, which are those of the inputs in every layer."""
+    """Whether a value depends on nothing that varies, except the sizes of inputs, which are the same in every layer."""
     node = value.producer()
     if node is None:
         return value.is_initializer()
-    return node.op_type == "Shape" or all(one is None or _is_constant(one) for one in node.inputs)
+    return node.op_type == "Shape" or all(source is None or _is_constant(source) for source in node.inputs)
 
 
 def _same_attributes(a: ir.Node, b: ir.Node) -> bool:

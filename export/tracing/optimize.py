@@ -1,4 +1,4 @@
-"""Graph clean-up after tracing: shapes folded, norms fused, weights laid out as they are used."""
+"""Graph clean-up after tracing: fold shapes, fuse norms, lay weights out the way they are used."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ from onnxscript.rewriter.rules import common as rules
 
 from ...graphs.transforms import cleanup, weights
 
-#: Weights are larger than this and stay on disk; shapes, scales and norms are smaller and may be computed with. Bytes.
+#: In bytes. Larger initialisers, the weights, stay on disk; smaller ones (shapes, scales, norms) are computed with.
 FOLDED_AT_MOST = 1 << 16
-#: onnxscript's full set of rules finds nothing more in these graphs, in a time that grows with the square of layers.
+#: onnxscript's full set of rules finds nothing more in these graphs, and its time grows with the square of the layers.
 RULES = (
-    rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule,
-    rules.transpose_transpose_rule, rules.reshape_reshape_rule, rules.materialize_reshape_shape_rule,
-    rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule, rules.collapse_slice_rule,
-    rules.collapse_slice2_rule, rules.mul_by_1_rule, rules.add_0_rule,
-)  # fmt: skip
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.transpose_transpose_rule,
+    rules.reshape_reshape_rule,
+    rules.materialize_reshape_shape_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.collapse_slice_rule,
+    rules.collapse_slice2_rule,
+    rules.mul_by_1_rule,
+    rules.add_0_rule,
+)
 
 
 def optimize(model: ir.Model) -> None:
-    """Make of a traced graph, its weights attached, what is written. Only small initialisers are read."""
+    """Optimise a traced graph whose weights are attached. It reads only small initialisers."""
     weights.fold_transposes(model)
     simplify(model)
     with quiet("onnxscript"):
@@ -43,10 +52,10 @@ def optimize(model: ir.Model) -> None:
 
 
 def simplify(model: ir.Model) -> None:
-    """Compute what is constant and leave out what changes nothing. What layers compute alike they keep apart."""
+    """Compute constants and remove nodes that change nothing. Equal computations in several layers are not merged."""
     common.InlinePass()(model)
     with quiet("onnxscript", "onnx_ir"):
-        for _ in range(2):  # what one pass leaves constant, the next folds
+        for _ in range(2):  # the second pass folds constants that the first one leaves
             folded = onnxscript.optimizer.fold_constants(
                 model, input_size_limit=FOLDED_AT_MOST, output_size_limit=FOLDED_AT_MOST, onnx_shape_inference=True
             )
@@ -60,18 +69,19 @@ def simplify(model: ir.Model) -> None:
 
 def _fold_resizes(model: ir.Model) -> None:
     """Compute interpolated positions, which depend on weights alone: TensorRT has no such Resize."""
-    behind, waiting = set(), [node for node in model.graph if node.op_type == "Resize"]
+    behind = set()
+    waiting = [node for node in model.graph if node.op_type == "Resize"]
     while waiting:
         behind.add(node := waiting.pop())
         waiting.extend(set(node.predecessors()) - behind)
-    given = {value for node in behind for value in node.inputs if value is not None and value.is_graph_input()}
-    if not given:
+    inputs = {value for node in behind for value in node.inputs if value is not None and value.is_graph_input()}
+    if not inputs:
         onnxscript.optimizer.fold_constants(model, should_fold=lambda node: node in behind or None)
 
 
 @contextmanager
 def quiet(*packages: str) -> Iterator[None]:
-    """Keep remarks of packages on how they get along from the user's terminal."""
+    """Keep the remarks and warnings of packages from the user's terminal."""
     loggers = [logging.getLogger(package) for package in packages]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -81,7 +81,7 @@ def find(name: Borrowed, owner: Any = None) -> Any | None:
     try:
         return getattr(*_owner_and_attribute(name, owner))
     except (ImportError, AttributeError):
-        _say_once(f"{_described(name)}: {name.without}; onnx-vlm is tested with {name.package} {TESTED[name.package]}")
+        _say_once(f"{_describe(name)}: {name.without}; onnx-vlm is tested with {name.package} {TESTED[name.package]}")
         return None
 
 
@@ -96,7 +96,7 @@ def require(name: Borrowed) -> Any:
     except (ImportError, AttributeError):
         tested = f"{name.package}=={TESTED[name.package]}"
         raise ExportError(
-            f"{_described(name)}, which the export cannot do without; it is tested with: pip install '{tested}'"
+            f"{_describe(name)}, which the export cannot do without; it is tested with: pip install '{tested}'"
         ) from None
 
 
@@ -134,7 +134,7 @@ def replaced(owner: Any, **functions: Any) -> Iterator[None]:
 
 @contextmanager
 def without_initialisation() -> Iterator[None]:
-    """Models that are built in here get no initial weights, which saves time: they are read from a checkpoint."""
+    """Build models without initial weights meanwhile, which saves time: weights are read from a checkpoint."""
     no_init_weights = find(NO_INITIALISATION)
     with alone(), no_init_weights() if no_init_weights is not None else nullcontext():
         yield
@@ -148,7 +148,7 @@ def alone() -> Iterator[None]:
 
 
 def with_real_tensors(compute: Callable[[], Result]) -> Result:
-    """What `compute` returns, computed with real tensors also where new ones are fake.
+    """The result of `compute`, run with real tensors even where new tensors are fake.
 
     Fake tensors are a mode of the thread, so another thread has none.
     """
@@ -157,7 +157,7 @@ def with_real_tensors(compute: Callable[[], Result]) -> Result:
 
 
 def warn_of_untested() -> None:
-    """Say once of each package that its version is newer than the one that is tested."""
+    """Warn once of each package whose version is newer than the tested one."""
     for package, tested in TESTED.items():
         if _minor(version(package)) > _minor(tested):
             _say_once(f"{package} {version(package)} is newer than {tested}, with which onnx-vlm is tested")
@@ -185,7 +185,7 @@ def _in_this_thread(ours: Any, theirs: Any) -> Any:
     return chosen
 
 
-def _described(name: Borrowed) -> str:
+def _describe(name: Borrowed) -> str:
     return f"{name.package} {version(name.package)} has no {name.module or 'model'}:{name.name}"
 
 

@@ -1,4 +1,4 @@
-"""A PyTorch module, its weights fake, as an ONNX graph that keeps a `GraphSpec`."""
+"""Trace a PyTorch module with fake weights to an ONNX graph that follows a `GraphSpec`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ EXAMPLE_SIZES = {
 
 @contextmanager
 def fake_weights() -> Iterator[None]:
-    """Tensors made in here have shapes but no memory: a model of any size is built and traced at once.
+    """Make tensors that have shapes but no memory meanwhile, so that a model of any size is built and traced quickly.
 
-    One thread at a time is in here; the others wait.
+    Only one thread at a time runs in this context; the others wait.
 
     Raises:
         ExportError: if the installed torch has no fake tensors where they are expected.
@@ -68,11 +68,17 @@ def _whole(module: torch.nn.Module, spec: GraphSpec, opset: int) -> ir.Model:
         {axis: dims[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in spec.inputs
     )
     export = partial(
-        torch.onnx.export, _Positional(module).eval(), inputs, dynamo=True, optimize=False, verbose=False,
-        opset_version=opset, dynamic_shapes=(shapes,),
+        torch.onnx.export,
+        _Positional(module).eval(),
+        inputs,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+        opset_version=opset,
+        dynamic_shapes=(shapes,),
         input_names=[tensor.name for tensor in spec.inputs],
         output_names=[tensor.name for tensor in spec.outputs[:1]],
-    )  # fmt: skip
+    )
     with quiet("torch.onnx"):
         try:
             with fast_export():
