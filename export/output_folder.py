@@ -1,4 +1,4 @@
-"""The folder that an export makes: written aside, renamed when it is whole; refused where it has no room.
+"""The folder that an export makes: written beside its final name, and renamed when it is complete.
 
 An export works in a folder `.onnx-vlm.*` beside its output, which it holds a lock on. The bundle grows in `new/NAME`
 there; a bundle that is being replaced goes to `old/NAME` for the moment between two renames. An export that was killed
@@ -43,7 +43,7 @@ def check_room(parent: Path, needed: int) -> None:
 
 @contextmanager
 def written_aside(output: Path, overwrite: bool) -> Iterator[Path]:
-    """Make a folder that takes the name of `output` if the block ends well, and is removed if it raises."""
+    """Make a folder that is renamed to `output` when the block ends, and removed if the block raises."""
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output.parent)
     with _locked_folder(output.parent) as working:
@@ -90,6 +90,6 @@ def _close(working: Path) -> None:
     """Put back a bundle that was moved away and not replaced, and remove the folder."""
     for old in working.glob("old/*"):
         name = working.parent / old.name
-        # What was replaced is moved first: a removal that is cut short must leave nothing that would be put back.
+        # A replaced bundle is moved first: an interrupted removal must leave nothing that would be put back.
         old.rename(working / "replaced" if name.exists() else name)
     shutil.rmtree(working, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Refusals of the operating system as errors for a user: which file, and why."""
+"""Errors of the operating system as errors for a user, with the file and the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..graphs import ExportError
 
 @contextmanager
 def named() -> Iterator[None]:
-    """Turn an OSError into an ExportError; to be used as a decorator too."""
+    """Turn an OSError into an ExportError; also usable as a decorator."""
     try:
         yield
     except OSError as error:

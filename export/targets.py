@@ -28,16 +28,16 @@ USUAL_TILES = 5  #: of an image that is cut into tiles, its thumbnail included
 
 @dataclass(frozen=True)
 class Target:
-    """What the graphs of a bundle are made for.
+    """The operators and runtimes that the graphs of a bundle are made for.
 
     Attributes:
         name: as `export_model` and the manifest call it.
         opset: the version of the ONNX standard.
         domains: the domains of operators that its graphs may have; "" is the standard's.
-        precisions: those that its operators can compute with.
+        precisions: the precisions that its operators can compute with.
         attention: the attention that transformers' modules call, by its name in the `AttentionInterface`.
         cached: how a decoder attends over its KV cache.
-        cache: what a decoder graph does with its KV buffers, as the manifest says it.
+        cache: how a decoder graph treats its KV buffers, in the words of the manifest.
         tracing: the context in which the parts of a model are traced.
         profiles: the shape profile of each graph, none where the graphs are not made for ranges of shapes.
     """
@@ -66,7 +66,7 @@ class Target:
         """Make the parts of a model trace to the target's operators.
 
         Raises:
-            CheckpointError: if those do not take attention heads of the decoder's size.
+            CheckpointError: if these operators do not take attention heads of the decoder's size.
         """
         parts.model.set_attn_implementation(self.attention)
         parts.modules[contract.DECODER].attend_by(self.cached)
@@ -101,7 +101,7 @@ def engine_profiles(parts: ModelParts, recipe: Recipe) -> dict[str, Profile]:
     positions = recipe.max_positions
     smallest = min(SMALLEST_CACHE, positions)
     usual_cache = min(positions, max(smallest, 1 << usual_prompt.bit_length()))
-    extents = {
+    ranges = {
         contract.TILES: SizeRange(1, 1, TILES),
         contract.BATCH: SizeRange(1, 1, ROWS),
         contract.SEQUENCE: SizeRange(1, 1, min(positions, longest_prompt)),
@@ -110,7 +110,7 @@ def engine_profiles(parts: ModelParts, recipe: Recipe) -> dict[str, Profile]:
         contract.MASKS: SizeRange(1, 1, MASKS),
     }
     return {
-        name: {axis: extent for axis, extent in extents.items() if axis in spec.axes}
+        name: {axis: sizes for axis, sizes in ranges.items() if axis in spec.axes}
         for name, spec in parts.graphs.items()
     }
 

@@ -21,7 +21,7 @@ from .settings import Settings
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-#: The files that transformers reads settings from. All are checked first, those that only a proof reads too.
+#: The files that transformers reads settings from. All are checked first, even those that only a proof reads.
 SETTINGS = (
     "config.json",
     "generation_config.json",
@@ -35,12 +35,12 @@ SETTINGS = (
 
 
 class Checkpoint:
-    """Files of a checkpoint. Weights and tokenizer are read when they are asked for.
+    """The files of a checkpoint. Weights and tokenizer are read when they are needed.
 
     Args:
-        folder: where they are.
-        name: its name in a bundle's manifest.
-        adapter: what is merged into its weights.
+        folder: the folder of the files.
+        name: the checkpoint's name in a bundle's manifest.
+        adapter: the LoRA adapter to merge into the weights.
 
     Raises:
         CheckpointError: if `folder` has no config.json or no weights as safetensors, if a file of settings is no JSON
@@ -91,8 +91,10 @@ class Checkpoint:
         for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
             values = self.json(name)
             template = values.get("chat_template")
-            if isinstance(template, list) and all(isinstance(one, dict) for one in template):
-                template = next((one.get("template") for one in template if one.get("name") == "default"), template)
+            if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
+                template = next(
+                    (entry.get("template") for entry in template if entry.get("name") == "default"), template
+                )
             if template and isinstance(template, str):
                 return template
             if template:
@@ -114,9 +116,9 @@ class Checkpoint:
 
     def expect_token(self, token: str, token_id: int) -> None:
         """Raise a CheckpointError if the tokenizer has another id for a token than config.json."""
-        found = self.tokenizer.token_to_id(token)
-        if found != token_id:
-            raise CheckpointError(f"{contract.TOKENIZER} has {token} as {found}, config.json as {token_id}")
+        tokenizer_id = self.tokenizer.token_to_id(token)
+        if tokenizer_id != token_id:
+            raise CheckpointError(f"{contract.TOKENIZER} has {token} as {tokenizer_id}, config.json as {token_id}")
 
     def _files(self) -> list[Path]:
         names = [SINGLE]
@@ -146,7 +148,11 @@ def _inside(name: Any) -> str:
 
 
 def parse(kind: type[ConfigT], config: Mapping[str, Any]) -> ConfigT:
-    """Read a config.json as transformers' configuration class; a CheckpointError says what is invalid in it."""
+    """Read a config.json as transformers' configuration class.
+
+    Raises:
+        CheckpointError: if a value of it is invalid.
+    """
     try:
         return kind.from_dict(dict(config))
     except Exception as error:  # whatever a configuration class makes of values it did not expect
@@ -168,7 +174,7 @@ class Weights:
         self._renamings = require(KEY_CONVERSIONS)(model)
         self._rename = require(KEY_RENAMING)
         self._prefix = model.base_model_prefix
-        wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
         buffers = {name for name, _ in model.named_buffers()}
         self.sources: dict[str, Source] = {}
         problems, extra = [], []
@@ -178,10 +184,10 @@ class Weights:
                 if name is None:
                     extra.append(key)
                     continue
-                if name in wanted and tensor.shape != wanted[name]:
-                    problems.append(f"{key}: shape {tensor.shape}, the config asks for {wanted[name]}")
+                if name in shapes and tensor.shape != shapes[name]:
+                    problems.append(f"{key}: shape {tensor.shape}, the config asks for {shapes[name]}")
                 self.sources[name] = tensor
-        problems += [f"{name}: missing" for name in wanted if name not in self.sources]
+        problems += [f"{name}: missing" for name in shapes if name not in self.sources]
         problems += [f"{key}: the config has no place for it" for key in extra if not _computed(key, buffers)]
         if problems:
             raise CheckpointError(
@@ -193,7 +199,10 @@ class Weights:
             self.sources = checkpoint.adapter.merge(self.sources, self.name_of)
 
     def name_of(self, key: str) -> str | None:
-        """What the model calls the tensor that a checkpoint of any layout calls `key`; a tied one by its first name."""
+        """The model's name for the tensor that a checkpoint of any layout calls `key`, None if it has no such tensor.
+
+        A tied tensor has several names; this returns the first.
+        """
         name, _ = self._rename(key, self._renamings, [], self._prefix, self._known)
         return self.names[id(self._known[name])] if name in self._known else None
 
@@ -203,6 +212,6 @@ def _tensors(model: torch.nn.Module) -> Mapping[str, torch.Tensor]:
 
 
 def _computed(key: str, buffers: set[str]) -> bool:
-    """Whether an extra tensor is one that the model computes itself: older versions saved some of those."""
+    """Whether the model computes an extra tensor itself: older versions saved some of those."""
     last = key.rpartition(".")[2]
     return any(name.rpartition(".")[2] == last for name in buffers)

@@ -1,4 +1,4 @@
-"""generation_config.json: each key is done by the runtime, changes no answer, or is refused by name."""
+"""generation_config.json: the runtime follows a key, or it changes no answer, or the export refuses it by name."""
 
 from __future__ import annotations
 
@@ -15,19 +15,40 @@ LIMITS = ("eos_token_id", "max_length", "max_new_tokens")
 #: Keys that are fields of `Sampling` under another name.
 RENAMED = {"stop_strings": "stop"}
 DONE = {*LIMITS, *RENAMED, *(field.name for field in dataclasses.fields(Sampling))} - {*RENAMED.values()}
-#: Keys that change no answer: what else `generate` returns, how it keeps its cache, faster ways to the same tokens
-#: (drafts that the model itself checks), and ids that take no part where a prompt is given.
+#: Keys that change no answer: further results of `generate`, the storage of its cache, faster ways to the same tokens
+#: (drafts that the model itself checks), and ids that a call with a prompt does not use.
 HARMLESS = {
-    "output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate",
-    "cache_config", "cache_implementation", "compile_config", "continuous_batching_config", "disable_compile",
-    "low_memory", "max_cache_len", "prefill_chunk_size", "use_cache",
-    "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "max_matching_ngram_size",
-    "num_assistant_tokens", "num_assistant_tokens_schedule", "prompt_lookup_num_tokens", "speculation_type",
-    "target_lookbehind", "use_mtp",
-    "bos_token_id", "decoder_start_token_id", "pad_token_id",
-    "_from_model_config", "transformers_version",
-}  # fmt: skip
-#: Keys that change answers and that the runtime does not do, with the values that change nothing besides null.
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "return_dict_in_generate",
+    "cache_config",
+    "cache_implementation",
+    "compile_config",
+    "continuous_batching_config",
+    "disable_compile",
+    "low_memory",
+    "max_cache_len",
+    "prefill_chunk_size",
+    "use_cache",
+    "assistant_confidence_threshold",
+    "assistant_early_exit",
+    "assistant_lookbehind",
+    "max_matching_ngram_size",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "prompt_lookup_num_tokens",
+    "speculation_type",
+    "target_lookbehind",
+    "use_mtp",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "pad_token_id",
+    "_from_model_config",
+    "transformers_version",
+}
+#: Keys that change answers and that the runtime does not follow, with the values besides null that change nothing.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_ensemble_weight": (),
     "constraints": (),
@@ -72,19 +93,19 @@ def sampling(settings: Mapping[str, Any]) -> Sampling:
     for field in dataclasses.fields(Sampling):
         if field.name in named:
             named[field.name] = _as_json(field.metadata["kind"].normalize(named[field.name]))
-    found = strict_json.read(Sampling, named, "", problems)
-    problems += found.problems() if found and not problems else []
+    options = strict_json.read(Sampling, named, "", problems)
+    problems += options.problems() if options and not problems else []
     _refuse(problems)
-    return found
+    return options
 
 
 def end_ids(settings: Mapping[str, Any], default: int | list[int] | None) -> tuple[int, ...]:
     """The ids that end an answer: none if generation_config.json says null, `default` if it does not name them."""
     value = settings.get("eos_token_id", default)
-    found = ids(value) if value is not None else ()
-    if not (isinstance(found, tuple) and all(type(token) is int and token >= 0 for token in found)):
+    tokens = ids(value) if value is not None else ()
+    if not (isinstance(tokens, tuple) and all(type(token) is int and token >= 0 for token in tokens)):
         _refuse([f"eos_token_id is {value!r:.80}; give an id or a list of ids"])
-    return found
+    return tokens
 
 
 def limit(settings: Mapping[str, Any], name: str) -> int | None:

@@ -16,13 +16,18 @@ from . import settings
 from .safetensors_files import stored_tensors
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-#: settings that add something else than a product of two matrices, and what people call them
+#: settings that add something else than a product of two matrices, with their common names
 OTHER_KINDS = {
-    "use_dora": "DoRA", "use_qalora": "QA-LoRA", "use_bdlora": "BD-LoRA", "lora_bias": "LoRA with biases",
-    "fan_in_fan_out": "LoRA on transposed weights", "layer_replication": "layer replication",
-    "target_parameters": "LoRA on bare parameters", "trainable_token_indices": "trained single tokens",
+    "use_dora": "DoRA",
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "BD-LoRA",
+    "lora_bias": "LoRA with biases",
+    "fan_in_fan_out": "LoRA on transposed weights",
+    "layer_replication": "layer replication",
+    "target_parameters": "LoRA on bare parameters",
+    "trainable_token_indices": "trained single tokens",
     "alora_invocation_tokens": "activated LoRA",
-}  # fmt: skip
+}
 PREFIX = "base_model.model."
 DOWN = re.compile(r"_A(\.weight)?$")
 WAY_OUT = "merge it with PEFT's merge_and_unload, save the model and export that"
@@ -30,7 +35,7 @@ WAY_OUT = "merge it with PEFT's merge_and_unload, save the model and export that
 
 @dataclass(frozen=True)
 class Merged:
-    """A weight and what is added to it: scaling * up (out, rank) @ down (rank, in)."""
+    """A weight and the update that is added to it: scaling * up (out, rank) @ down (rank, in)."""
 
     base: Source
     up: np.ndarray
@@ -39,10 +44,12 @@ class Merged:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The sizes of the weight's axes."""
         return self.base.shape
 
     @property
     def fits(self) -> bool:
+        """Whether the update has the shape of the weight."""
         rows, *columns = self.shape
         return (len(self.up), self.down.shape[1]) == (rows, int(np.prod(columns)))
 
@@ -57,10 +64,10 @@ class Adapter:
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
-        name: what people call it.
+        name: its name in a bundle's manifest.
 
     Raises:
-        CheckpointError: if there is none, or it is of another kind than LoRA.
+        CheckpointError: if the folder has no adapter, or one of another kind than LoRA.
     """
 
     def __init__(self, folder: Path, name: str = "") -> None:
@@ -74,12 +81,13 @@ class Adapter:
         if kinds:
             raise CheckpointError(f"{folder}: {', '.join(kinds)} cannot be merged here, only LoRA; {WAY_OUT}")
         if not (folder / TENSORS).is_file():
-            found = f" ({PICKLE} is a pickle, which may run code when it is read)" * (folder / PICKLE).is_file()
-            raise CheckpointError(f"{folder} has no {TENSORS}{found}; save it with safe_serialization=True")
+            pickle = f" ({PICKLE} is a pickle, which may run code when it is read)"
+            note = pickle if (folder / PICKLE).is_file() else ""
+            raise CheckpointError(f"{folder} has no {TENSORS}{note}; save it with safe_serialization=True")
         self._tensors = stored_tensors(folder / TENSORS)
 
     def merge(self, weights: Mapping[str, Source], name_of: Callable[[str], str | None]) -> dict[str, Source]:
-        """`weights` with those of the adapter merged or put in their place.
+        """`weights` with those of the adapter merged into them or instead of them.
 
         Args:
             weights: the model's weights by name.
@@ -125,7 +133,7 @@ class Adapter:
         return Merged(base, a.T, b.T, scaling) if "lora_embedding" in down else Merged(base, b, a, scaling)
 
     def _scaling(self, module: str, rank: int) -> float:
-        """What an update is multiplied by: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+        """The factor of an update: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
         alpha, patterns = self._config.number("lora_alpha", 8), self._config.section("alpha_pattern")
         for pattern in patterns:
             if re.match(rf"(.*\.)?({pattern})$", module):

@@ -3,8 +3,9 @@
 Parity notes. Image embeddings replace token embeddings before both are scaled by sqrt(hidden); the decoder graph
 scales them and adds the positions. Positions count from pad_token_id + 1; a `<pad>` in a text, which transformers gives
 no position, counts here. In a padded batch transformers counts the padding into the positions of decoded tokens, so a
-row's answer there may differ from the row's alone; ours is that of the row alone. A processor whose picture size is not
-that of config.json gets interpolated position encodings, as `interpolate_pos_encoding` of transformers makes them.
+row's answer there may differ from the row's alone; ours is that of the row alone. Where the
+image size of the processor differs from that of config.json, position encodings are interpolated, as transformers does
+with `interpolate_pos_encoding`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class VisionEncoder(torch.nn.Module):
 
 
 class Projector(torch.nn.Module):
-    """The resampler: a fixed number of image embeddings of any number of features."""
+    """The resampler: any number of features to a fixed number of image embeddings."""
 
     def __init__(self, projection: torch.nn.Module) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class Projector(torch.nn.Module):
 
 
 class SinusoidalDecoder(Decoder):
-    """The text model, with positions looked up in a table whose first row is that of the first token."""
+    """The text model, with positions looked up in a table whose first row belongs to the first token."""
 
     def __init__(self, causal_lm: torch.nn.Module) -> None:
         config = causal_lm.config
@@ -72,6 +73,7 @@ class SinusoidalDecoder(Decoder):
         self.register_buffer("positions", torch.empty(config.max_position_embeddings, config.embed_dim))
 
     def constants(self) -> dict[str, np.ndarray]:
+        """The table of positions, (max_position_embeddings, embed_dim); see `Decoder.constants`."""
         embed = self.causal_lm.model.embed_positions
         first = embed.padding_idx + 1
         rows, width = self.positions.shape
@@ -79,6 +81,7 @@ class SinusoidalDecoder(Decoder):
         return {"positions": table[first:]}
 
     def run(self, inputs_embeds: torch.Tensor, cached: CachedAttention, **options: Any) -> ModelOutput:
+        """Call the text model with positions that count from the cache; see `Decoder.run`."""
         sequence = inputs_embeds.shape[1]
         before = torch.where(cached.total_sequence_length == sequence, 0, cached.sequence_lengths + 1 - sequence)
         positions = before.unsqueeze(1) + torch.arange(sequence)
@@ -130,7 +133,7 @@ def source_inputs(
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     config = model.config
     inputs = dict(processor(images=image, text=prompt, num_image_tokens=config.latent_query_num, return_tensors="pt"))
-    # `generate` does not interpolate positions, which are to be where pictures are of another size; `forward` may.
+    # `generate` never interpolates positions, which images of another size need; the tower itself can.
     interpolate = _interpolates(_resize(checkpoint), config.vision_config)
     features = VisionEncoder(model.vision_model, interpolate)(inputs["pixel_values"])
     return {**inputs, "image_embeds": model.image_to_text_projection(features)[0]}
@@ -171,20 +174,20 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
 
 
 def _interpolates(image: manifest.Resize, vision: Kosmos2VisionConfig) -> bool:
-    """Whether pictures are of another size than the tower's positions."""
+    """Whether images have another size than the tower has positions for."""
     return (image.height, image.width) != (vision.image_size, vision.image_size)
 
 
 def _resize(checkpoint: Checkpoint) -> manifest.Resize:
-    """The recipe of the CLIP image processor; its crop must take nothing away."""
+    """The recipe of the CLIP image processor; a CheckpointError if it crops a part of the image away."""
     settings = checkpoint.processor("image")
     if settings.get("use_square_size"):
-        settings |= {"size": 224}  # what transformers makes of it, whatever else the settings say
+        settings |= {"size": 224}  # transformers uses this size, whatever the other settings say
     recipe = image_processor.resize(settings, 224, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
     crop = image_processor.square(settings, "crop_size", 224)
     if settings.get("do_center_crop", True) and crop != (recipe.height, recipe.width):
         raise CheckpointError(
             f"the image processor crops {recipe.height} x {recipe.width} to {crop[0]} x {crop[1]}; only crops of the"
-            " whole picture are supported"
+            " whole image are supported"
         )
     return recipe

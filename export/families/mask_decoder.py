@@ -1,4 +1,4 @@
-"""The decoder that makes a picture of the codes of a mask: a VQ-VAE's, published by itself as an .npz file.
+"""The decoder of a VQ-VAE, which makes masks of codes; its weights are published as an .npz file of their own.
 
 Network and weights are those that PaliGemma was trained with (arXiv 2301.02229); names and layout in the file are
 PyTorch's: kernels (out, in, height, width), of transposed convolutions (in, out, height, width).
@@ -25,6 +25,8 @@ PROVEN = 2  #: masks in a proof
 
 
 class Residual(nn.Module):
+    """Two convolutions of width 3 and one of width 1, added to their input (masks, width, height, width)."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         wide = [nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
@@ -35,12 +37,14 @@ class Residual(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Codes (masks, codes) to masks (masks, height, width), above 0 where the thing is; its layers named as published.
+    """Codes (masks, codes) to masks (masks, height, width), above 0 where the object is.
+
+    The layers are named as published.
 
     Args:
-        codes: how many a mask has; they stand on a square grid, row by row.
-        values: how many there are to choose from.
-        depth: numbers that the codebook has for each.
+        codes: the number of codes of a mask, which form a square grid, row by row.
+        values: the number of different codes.
+        depth: the width of a codebook entry.
     """
 
     def __init__(self, codes: int, values: int, depth: int) -> None:
@@ -54,6 +58,7 @@ class MaskDecoder(nn.Module):
 
     @property
     def spec(self) -> contract.GraphSpec:
+        """The inputs and outputs of the graph."""
         return contract.mask_decoder(self.side**2, self.side * 2 ** (len(WIDTHS) - 1))
 
     def forward(self, mask_codes: torch.Tensor) -> torch.Tensor:
@@ -63,17 +68,21 @@ class MaskDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class MaskWeights:
-    """Published weights that were read and fit: arrays of float32 by the names that they have in `MaskDecoder`."""
+    """Published weights that were read and checked: arrays of float32 by their names in `MaskDecoder`."""
 
     name: str
     weights: dict[str, np.ndarray]
     format: manifest.LocationTokens
 
     def module(self) -> MaskDecoder:
+        """A network for these weights, which it does not have yet."""
         return MaskDecoder(self.format.codes, *self.weights["codebook"].shape)
 
     def added_to(self, parts: ModelParts) -> ModelParts:
-        """The parts of a model and this one, its weights among the constants; called within `trace.fake_weights()`."""
+        """The parts of a model with the mask decoder added, its weights among the constants.
+
+        Call it within `trace.fake_weights()`.
+        """
         module = self.module()
         return dataclasses.replace(
             parts,
@@ -95,7 +104,7 @@ def read_mask_weights(path: str | Path, format: manifest.LocationTokens | manife
     """Read published weights for a model that writes boxes in this format.
 
     Raises:
-        CheckpointError: if the model writes no masks, or the file cannot be read or is not such a decoder's.
+        CheckpointError: if the model writes no masks, or the file cannot be read or holds other weights.
     """
     if not isinstance(format, manifest.LocationTokens):
         raise CheckpointError("this model writes no codes of masks; leave mask_decoder out")
@@ -110,14 +119,15 @@ def read_mask_weights(path: str | Path, format: manifest.LocationTokens | manife
 
 
 def _arrays(file: np.lib.npyio.NpzFile, format: manifest.LocationTokens) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of a decoder by their names in `MaskDecoder`, and what is wrong with those of the file."""
+    """The arrays of a decoder by their names in `MaskDecoder`, and a sentence for each problem of the file."""
     arrays: dict[str, np.ndarray] = {}
     problems = []
     depth = file[CODEBOOK].shape[-1] if CODEBOOK in file and file[CODEBOOK].ndim else 1
     with torch.device("meta"):
-        wanted = MaskDecoder(format.codes, format.code_values, depth).state_dict()
-    for name, tensor in wanted.items():
-        key, shape = CODEBOOK if name == "codebook" else name, tuple(tensor.shape)
+        expected = MaskDecoder(format.codes, format.code_values, depth).state_dict()
+    for name, tensor in expected.items():
+        key = CODEBOOK if name == "codebook" else name
+        shape = tuple(tensor.shape)
         if key not in file:
             problems.append(f"{key} is missing")
             continue

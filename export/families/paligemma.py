@@ -1,7 +1,8 @@
 """PaliGemma and PaliGemma 2: SigLIP tower, linear projector, Gemma or Gemma 2 with a bidirectional prefix.
 
-Parity notes. Positions count from 1. The prefix (pictures, prompt) sees itself whole, also through Gemma 2's sliding
-layers and whatever the text config says of bidirectional attention: transformers makes that mask from the token types.
+Parity notes. Positions count from 1. Every token of the prefix (images, prompt) sees the whole prefix, also in Gemma
+2's sliding layers, and whatever the text config says about bidirectional attention: transformers makes the mask from
+the token types.
 Token embeddings are scaled by sqrt(hidden), image embeddings are not.
 """
 

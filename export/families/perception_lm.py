@@ -44,7 +44,7 @@ class VisionEncoder(torch.nn.Module):
 
 @contextmanager
 def rotation_as_operator() -> Iterator[None]:
-    """Have timm's towers rotate queries and keys by one operator of ONNX Runtime."""
+    """Make timm's towers rotate queries and keys with one operator of ONNX Runtime."""
     with changed(PATCH_ROTATION, lambda _: rotate), changed(BLOCK_ROTATION, lambda _: rotate):
         yield
 
@@ -107,9 +107,9 @@ def _check_tile(
     settings = checkpoint.json("processor_config.json")
     placeholders = (side // settings.integer("patch_size", 14) // settings.integer("pooling_ratio", 2)) ** 2
     if tokens != placeholders or int(features**0.5) ** 2 != features:
-        kept = "dropped" if parsed.vision_use_cls_token else "kept"
+        class_token = "dropped" if parsed.vision_use_cls_token else "kept"
         raise CheckpointError(
-            f"a tile has {features} vision features (class token {kept}) and a pooling ratio of"
+            f"a tile has {features} vision features (class token {class_token}) and a pooling ratio of"
             f" {parsed.projector_pooling_ratio}, but {placeholders} placeholders in a prompt; see vision_use_cls_token"
             " and projector_pooling_ratio in config.json, patch_size and pooling_ratio in processor_config.json"
         )
@@ -117,11 +117,11 @@ def _check_tile(
 
 @contextmanager
 def _real_drop_path() -> Iterator[None]:
-    """timm asks a tensor for its values to compute drop path rates, which fake ones cannot tell."""
+    """Compute drop path rates with real tensors: timm reads their values, and fake tensors have none."""
     compute = require(DROP_PATH_RATES)
 
-    def real(*given: object, **options: object) -> object:
-        return with_real_tensors(partial(compute, *given, **options))
+    def real(*arguments: object, **options: object) -> object:
+        return with_real_tensors(partial(compute, *arguments, **options))
 
     with changed(DROP_PATH_RATES, lambda _: real):
         yield
@@ -160,7 +160,7 @@ def source_inputs(
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=text, images=[image], add_special_tokens=False, return_tensors=None)
-    pixels = torch.cat([torch.as_tensor(np.asarray(one)) for one in inputs["pixel_values"]])
+    pixels = torch.cat([torch.as_tensor(np.asarray(tiles)) for tiles in inputs["pixel_values"]])
     ids = {name: torch.tensor(inputs[name]) for name in ("input_ids", "attention_mask")}
     return {**ids, "pixel_values": pixels[None]}
 

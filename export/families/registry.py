@@ -38,8 +38,8 @@ class ModelParts:
         modules: the vision encoder, the projector and the decoder, by the names in `contract.GRAPHS`.
         graphs: the inputs and outputs of each, by the same names.
         embed_tokens: the parameter whose rows the runtime looks up.
-        constants: values of buffers that are computed and in no checkpoint, by their names in `model`.
-        fused: a context in which the parts trace to operators of ONNX Runtime that the family puts in.
+        constants: values of buffers that the model computes and no checkpoint stores, by their names in `model`.
+        fused: a context in which the parts trace to operators of ONNX Runtime that the family adds.
     """
 
     model: PreTrainedModel
@@ -52,7 +52,7 @@ class ModelParts:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parts of a manifest that a family decides.
+    """The recipes of a manifest that depend on the family.
 
     Attributes:
         examples: prompts for one image, with which the bundle is compared to the source model.
@@ -127,7 +127,7 @@ def build(family: Family, checkpoint: Checkpoint) -> ModelParts:
         return family.build(checkpoint)
     except VLMError:
         raise
-    except Exception as error:  # whatever the model's code makes of values that it did not expect
+    except Exception as error:  # the model's code may raise anything for values that it did not expect
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"transformers cannot build the model of {checkpoint.folder / 'config.json'}:"
@@ -136,7 +136,7 @@ def build(family: Family, checkpoint: Checkpoint) -> ModelParts:
 
 
 def generation(checkpoint: Checkpoint, recipe: Recipe) -> manifest.GenerationDefaults:
-    """How an answer is made and ends: by generation_config.json, and by the family where that says nothing.
+    """The defaults of generation: from generation_config.json, and from the family where that says nothing.
 
     Raises:
         CheckpointError: for a key of the file that is not supported, or whose value is invalid.
