@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import contract, manifest_checks, migrations
-from . import shape_profile as profile
-from . import strict_json as strict
+from . import contract, manifest_checks, migrations, shape_profile, strict_json
 from .contract import GraphSpec
 from .errors import BundleError
 from .recipes import (
@@ -132,7 +130,7 @@ class Manifest:
     precision: dict[str, str]
     float32_nodes: dict[str, tuple[str, ...]]
     graphs: dict[str, GraphSpec]
-    profiles: dict[str, profile.Profile]
+    profiles: dict[str, shape_profile.Profile]
     cache: Literal["in_place", "copied"]
     image: Resize | Tiles
     video: Video | None
@@ -186,7 +184,7 @@ def load(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON ({error}); export the bundle again") from None
     problems: list[str] = []
-    manifest = strict.read(Manifest, migrations.migrate(data, path), "", problems)
+    manifest = strict_json.read(Manifest, migrations.migrate(data, path), "", problems)
     if not problems:
         problems = manifest_checks.problems(manifest, folder)
     if problems:

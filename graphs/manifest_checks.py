@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from . import contract
-from . import shape_profile as profile
+from . import contract, shape_profile
 from .precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -31,10 +30,10 @@ Bound = tuple[str, int, int, int]
 
 def problems(manifest: Manifest, folder: Path) -> list[str]:
     """Every problem of a manifest whose fields have the right types, as sentences that name field and value."""
-    found = [*_missing(manifest, folder), *_graphs(manifest)]
-    if not found:  # the other checks look into the graphs
-        found = [*_sizes(manifest), *_values(manifest), *_at_odds(manifest)]
-    return [*found, *_files(manifest, folder)]
+    faults = [*_missing(manifest, folder), *_graphs(manifest)]
+    if not faults:  # the other checks look into the graphs
+        faults = [*_sizes(manifest), *_values(manifest), *_at_odds(manifest)]
+    return [*faults, *_files(manifest, folder)]
 
 
 def _missing(manifest: Manifest, folder: Path) -> Iterator[str]:
@@ -170,7 +169,9 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
         if name not in manifest.graphs:
             yield f"profiles.{name}: there is no such graph"
         else:
-            yield from (f"profiles.{name}.{problem}" for problem in profile.problems(ranges, manifest.graphs[name]))
+            yield from (
+                f"profiles.{name}.{problem}" for problem in shape_profile.problems(ranges, manifest.graphs[name])
+            )
 
 
 def _files(manifest: Manifest, folder: Path) -> Iterator[str]:

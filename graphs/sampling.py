@@ -43,10 +43,12 @@ def optional(kind: Kind) -> Kind:
 
 
 def integer(least: int) -> Kind:
+    """Integers of `least` or more."""
     return Kind(f"{least} or more", lambda value: _is_integer(value, least), int)
 
 
 def number(least: float, most: float) -> Kind:
+    """Numbers from `least` to `most`."""
     return Kind(
         f"a number from {least:g} to {most:g}",
         lambda value: type(value) in (int, float) and least <= value <= most,  # false for NaN
@@ -165,13 +167,13 @@ class Sampling:
 
     def problems(self) -> list[str]:
         """A sentence for each value that is invalid, and for values that contradict each other."""
-        found = []
+        problems = []
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), field.metadata["kind"]
             if not kind.accepts(value):
-                found.append(f"{field.name} is {show(value)}; give {kind.allowed}")
-        if found or self.num_return_sequences == 1:
-            return found
+                problems.append(f"{field.name} is {show(value)}; give {kind.allowed}")
+        if problems or self.num_return_sequences == 1:
+            return problems
         if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
             allowed = f"at most num_beams ({self.num_beams})"
         elif self.num_beams == 1 and not self.do_sample:

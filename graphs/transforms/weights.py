@@ -32,7 +32,8 @@ class Source(Protocol):
     """An array that a weight is read from, in slices: a NumPy array, or an object that is sliced like one."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
 
     def __getitem__(self, index: slice | tuple[slice, ...]) -> np.ndarray: ...
 
@@ -142,7 +143,7 @@ def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
 
 @dataclass
 class Unwritten:
-    """Tensors that are made together, and the places in files that they are written to.
+    """Tensors that are made together, and where each is written.
 
     Attributes:
         pieces: makes the tensors.
