@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -61,19 +62,19 @@ def _node(rng: random.Random, root: list[Any]) -> tuple[Any, Any]:
 
 
 def _change(rng: random.Random, container: Any, key: Any) -> None:
-    value, kind = container[key], rng.randrange(6)
+    value, kind, other = container[key], rng.randrange(6), copy.deepcopy(rng.choice(VALUES))
     if kind == 0 and len(container) > 1:
         del container[key]
     elif kind == 1 and isinstance(container, dict):
-        container[rng.choice((*TEXTS, key.upper(), f"{key}s"))] = value if rng.random() < 0.5 else container.pop(key)
+        container[rng.choice((*TEXTS, key.upper(), f"{key}s"))] = copy.deepcopy(value)
     elif kind == 1:
-        container.insert(key, rng.choice((value, *VALUES)))
+        container.insert(key, other if rng.random() < 0.8 else copy.deepcopy(value))
     elif kind == 2 and isinstance(value, (int, float)):
         container[key] = rng.choice((value + 1, value - 1, -value, value * 2, value * 1000, float(value), str(value)))
     elif kind == 3 and isinstance(value, str):
         start = rng.randrange(len(value) + 1)
         container[key] = value[:start] + rng.choice(TEXTS) + value[start + rng.randrange(3) :]
     elif kind == 4 and isinstance(value, (list, dict)):
-        container[key] = list(value) * 2 if isinstance(value, list) else [value]
+        container[key] = [*value, *copy.deepcopy(value)] if isinstance(value, list) else [value]
     else:
-        container[key] = rng.choice(VALUES)
+        container[key] = other

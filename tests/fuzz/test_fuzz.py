@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 from onnx_vlm.graphs import InputError
 
 from .campaign import Files, Target, run, save
+from .mutations import damage_json
 
 REPOSITORY = Path(__file__).parents[2]
 CASES = {
@@ -34,6 +37,13 @@ def test_damaged_input_is_answered_or_refused(target: str, tmp_path: Path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{CASES[target]:,} " in done.stdout  # in the row of all outcomes
+
+
+def test_equal_seeds_do_equal_damage_to_json():
+    data = json.dumps({"a": [1, 2.5, {"b": "text", "c": [None, True]}], "d": {}}).encode()
+    first, second = ([damage_json(random.Random(seed), data) for seed in range(2000)] for _ in range(2))
+    assert first == second
+    assert len(set(first)) > 1000
 
 
 def misbehave(files: Files, folder: Path) -> str:
