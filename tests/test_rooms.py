@@ -94,6 +94,12 @@ def test_no_folder_holds_more_than_14_modules():
             assert len(list(folder.glob("[!_]*.py"))) <= 14, folder
 
 
+def test_no_module_has_more_than_250_lines():
+    for room in ROOMS:
+        for path in sources(room):
+            assert len(path.read_text().splitlines()) <= 250, path
+
+
 #: For each room, the other rooms that it may import.
 ALLOWED = {
     "graphs": set(),

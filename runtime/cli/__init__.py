@@ -10,9 +10,16 @@ from .console import app, main
 from .flags import expand
 
 for command in (
-    export.export, generate.generate, chat.chat, score.score, inspect.inspect, verify.verify, bench.bench,
-    doctor.doctor, warmup.warmup,
-):  # fmt: skip
+    export.export,
+    generate.generate,
+    chat.chat,
+    score.score,
+    inspect.inspect,
+    verify.verify,
+    bench.bench,
+    doctor.doctor,
+    warmup.warmup,
+):
     app.command()(expand(command))
 
 __all__ = ["app", "main"]

@@ -18,7 +18,9 @@ def score(
     candidate: Annotated[
         list[str],
         typer.Option(
-            metavar="TEXT", help="A possible answer; given once for each.", show_default=False,
+            metavar="TEXT",
+            help="A possible answer; given once for each.",
+            show_default=False,
             callback=flags.check_texts,
         ),
     ],
@@ -27,7 +29,7 @@ def score(
     as_json: flags.AsJson = False,
     where: flags.Where,
     embedding_folder: flags.EmbeddingFolder = None,
-) -> None:  # fmt: skip
+) -> None:
     """Print the log-probability of each of several answers, the likeliest first."""
     vlm = flags.load(bundle, where, embedding_folder)
     scores = sorted(vlm.score(prompt, image, candidate, videos=video), key=lambda entry: -entry.log_probability)

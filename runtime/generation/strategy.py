@@ -70,9 +70,12 @@ def answer(
             yield chosen
         return [[Answer(ids) for ids in answers[i : i + returned]] for i in range(0, len(answers), returned)]
     beams = BeamSettings(
-        settings.num_beams, max(2, 1 + len(end_ids)) * settings.num_beams, length, settings.length_penalty,
-        settings.early_stopping,
-    )  # fmt: skip
+        width=settings.num_beams,
+        candidates=max(2, 1 + len(end_ids)) * settings.num_beams,
+        max_new_tokens=length,
+        length_penalty=settings.length_penalty,
+        early_stopping=settings.early_stopping,
+    )
     logits, step = np.asarray(logits), on_host(step)
     # Each prompt draws on its own, so that it is answered alike alone and among others.
     started = [

@@ -50,10 +50,13 @@ class Patches:
             "corner": {Kind.LOCATION: "boxed"},
             "boxed": {Kind.SEPARATOR: "box", Kind.CLOSE_BOXES: "grounded"},
             "grounded": {
-                Kind.TEXT: "grounded", Kind.SPACE: "grounded", Kind.OPEN_PHRASE: "phrase", Kind.END: DONE,
+                Kind.TEXT: "grounded",
+                Kind.SPACE: "grounded",
+                Kind.OPEN_PHRASE: "phrase",
+                Kind.END: DONE,
             },
             DONE: {Kind.END: DONE},
-        }  # fmt: skip
+        }
         kinds = vocabulary.kinds(None)
         tags = vocabulary.all((*format.phrase, *format.object, format.separator))
         kinds[tags] = [Kind.OPEN_PHRASE, Kind.CLOSE_PHRASE, Kind.OPEN_BOXES, Kind.CLOSE_BOXES, Kind.SEPARATOR]
