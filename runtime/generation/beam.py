@@ -23,12 +23,12 @@ class BeamSettings:
 
     Attributes:
         width: how many beams a prompt has.
-        candidates: how many ways to go on are looked at a step; more than `width`, as some of them end.
+        candidates: how many continuations are considered at a step; more than `width`, as some of them end.
         max_new_tokens: where an answer is cut.
         length_penalty: the score of an answer is the sum of its tokens' log-probabilities, divided by its length to
             this power: above 0 favours long answers, below 0 short ones.
-        early_stopping: a prompt is done once `width` answers have ended if True. If False, when besides its best beam,
-            ended here, would not be one of them; if "never", when it could not become one at any length.
+        early_stopping: once `width` answers of a prompt have ended, True stops there. False goes on until the best
+            running beam, ended now, would not be one of them; "never" until it could not be one at any length.
     """
 
     width: int
