@@ -1,4 +1,4 @@
-# make demo: a picture in, boxes out.   make test: every test that can run.   Both make $(VENV) and install what they need.
+# make demo: an image in, boxes out.   make test: every test that can run.   Both make $(VENV) and install what they need.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""A bundle against the proof that it carries: every file, every stage, every token."""
+"""Compare a bundle with the proof that it carries: every file, every stage, every token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .providers.load_options import LoadOptions
 from .stored_proof import Case, Evidence
 from .text.prompt import EncodedPrompt, Prompts
 
-#: Of pixels: where torchvision is missing transformers resizes with Pillow, which rounds some levels otherwise.
+#: For pixels: without torchvision, transformers resizes with Pillow, which rounds some grey levels differently.
 PIXELS = 1e-3
 
 
@@ -48,7 +48,7 @@ class Check:
     note: str = ""
 
     def json(self) -> dict[str, str | float | bool | None]:
-        """For JSON, which has no infinity: an infinite error is null."""
+        """The fields for JSON. It has no infinity: an infinite error becomes null."""
         fields = dataclasses.asdict(self) | {"passed": self.passed}
         return fields | {"error": self.error if math.isfinite(self.error) else None}
 
@@ -58,7 +58,7 @@ class Check:
 
 
 class Stages(Protocol):
-    """What a bundle does, stage by stage, however its graphs are run."""
+    """A bundle that can be run stage by stage, loaded or in parts."""
 
     manifest: Manifest
     prompts: Prompts
@@ -75,8 +75,8 @@ class Stages(Protocol):
     def answers(
         self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """For each prompt with its image embeddings the logits (tokens, vocab) after it and after each of its `tokens`
-        (tokens,), fed one by one, but the last."""
+        """The logits (tokens, vocab) of each prompt: after the prompt with its image embeddings, and after each of its
+        `tokens` (tokens,) but the last, run one by one."""
 
 
 class Loaded:
@@ -103,7 +103,7 @@ def verify(
     expected: Evidence | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Check]:
-    """Compare a bundle's files with their checksums and its stages with what the source model gave.
+    """Compare a bundle's files with their checksums and its stages with the results of the source model.
 
     Each stage is fed what the source model's stage before it gave, so that an error is seen where it arises.
 
@@ -136,7 +136,7 @@ def verify(
 
 
 def _files(found: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterator[Check]:
-    """One check of all files, or one for each that is not what was written."""
+    """One check of all files; or one for each file that differs from what was written."""
     damaged = []
     for name, file in found.files.items():
         tell(name)
@@ -149,16 +149,16 @@ def _files(found: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterat
         yield Check(name, "", 1.0, 0.0, "sha256 is not that of the manifest; export the bundle again")
 
 
-def encode(stages: Stages, prompt: str, picture: Image.Image) -> EncodedPrompt:
-    """Prompt and picture of a proof, which is cut into few tiles."""
+def encode(stages: Stages, prompt: str, image: Image.Image) -> EncodedPrompt:
+    """Encode a prompt and an image of a proof. The image is cut into few tiles."""
     recipe = stages.manifest.image
     if isinstance(recipe, manifest.Tiles):
         recipe = dataclasses.replace(recipe, max_tiles=min(recipe.max_tiles, contract.PROOF_TILES))
-    return stages.prompts.encode(prompt, [tiles(picture, recipe)], [])
+    return stages.prompts.encode(prompt, [tiles(image, recipe)], [])
 
 
 def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
-    """One check a stage, of all cases of the evidence together."""
+    """Compare each stage, all cases of the evidence together."""
     cases = evidence.cases
     encoded = [encode(stages, case.prompt, case.image) for case in cases]
     wrong = next((index for index, case in enumerate(cases) if not _same_ids(encoded[index], case)), None)
@@ -194,7 +194,7 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
 
 
 def _same_ids(encoded: EncodedPrompt, case: Case) -> bool:
-    """Image embeddings take the place of whatever ids a processor puts there."""
+    """Whether ids are the same, but for those that image embeddings replace."""
     ids, embeds = case.expected[contract.INPUT_IDS], case.expected[contract.IMAGE_EMBEDS]
     if len(encoded.ids) != len(ids) or encoded.is_image.sum() != np.prod(embeds.shape[:2]):
         return False
@@ -204,12 +204,14 @@ def _same_ids(encoded: EncodedPrompt, case: Case) -> bool:
 def _answers(
     stages: Stages, encoded: Sequence[EncodedPrompt], cases: Sequence[Case], precision: str, tolerance: float
 ) -> Iterator[Check]:
-    """The logits of prefills and steps, which are fed the source's tokens, and the tokens that they choose."""
+    """Compare the logits of prefills and steps, which run the source's tokens, and the tokens that they choose."""
     embeds = [case.expected[contract.IMAGE_EMBEDS] for case in cases]
     tokens = [case.expected[contract.TOKEN_IDS] for case in cases]
     ours = _centred(stages.answers(encoded, embeds, tokens))
     wanted = _centred([case.expected[contract.LOGITS] for case in cases])
-    typical = float(np.linalg.norm(wanted)) / len(wanted) ** 0.5  # of one row: those of an unsure model are small
+    typical = (
+        float(np.linalg.norm(wanted)) / len(wanted) ** 0.5
+    )  # of one row: an unsure model has rows with small norms
     rows = np.arange(len(wanted))
     prefills = np.cumsum([0, *map(len, tokens)])[:-1]
     for name, some in (("prefill logits", prefills), ("step logits", np.delete(rows, prefills))):
@@ -233,7 +235,8 @@ def _centred(logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _error(ours: np.ndarray, expected: np.ndarray, scale: float | None = None) -> float:
-    """The norm of the difference by `scale`, by that of `expected` if None; infinite if there is no such thing."""
+    """The norm of the difference divided by `scale`, or by the norm of `expected` if None. Infinite if the shapes differ
+    or a value is not finite."""
     if ours.shape != expected.shape or not np.isfinite(ours).all():
         return float("inf")
     scale = float(np.linalg.norm(expected)) if scale is None else scale

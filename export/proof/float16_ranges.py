@@ -14,7 +14,7 @@ from ...graphs.transforms import float16
 from ...runtime.verify import encode
 from .bundle_in_parts import OnDisk, Values
 
-#: Values of more than a quarter of float16's largest stay in float32: other pictures than these may make larger ones.
+#: Values of more than a quarter of float16's largest stay in float32: other images may make larger ones.
 LIMIT = float16.LARGEST / 4
 LOGITS = 64  #: positions of a prompt whose logits are looked at, at most; a row of logits takes a megabyte
 
