@@ -211,7 +211,7 @@ def _answers(
     wanted = _centred([case.expected[contract.LOGITS] for case in cases])
     typical = (
         float(np.linalg.norm(wanted)) / len(wanted) ** 0.5
-    )  # of one row: an unsure model has rows with small norms
+    )  # of one row: those of an unsure model are small
     rows = np.arange(len(wanted))
     prefills = np.cumsum([0, *map(len, tokens)])[:-1]
     for name, some in (("prefill logits", prefills), ("step logits", np.delete(rows, prefills))):
@@ -235,8 +235,10 @@ def _centred(logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _error(ours: np.ndarray, expected: np.ndarray, scale: float | None = None) -> float:
-    """The norm of the difference divided by `scale`, or by the norm of `expected` if None. Infinite if the shapes differ
-    or a value is not finite."""
+    """The norm of the difference divided by `scale`, or by the norm of `expected` if None.
+
+    It is infinite if the shapes differ or a value is not finite.
+    """
     if ours.shape != expected.shape or not np.isfinite(ours).all():
         return float("inf")
     scale = float(np.linalg.norm(expected)) if scale is None else scale
