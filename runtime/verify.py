@@ -209,9 +209,7 @@ def _answers(
     tokens = [case.expected[contract.TOKEN_IDS] for case in cases]
     ours = _centred(stages.answers(encoded, embeds, tokens))
     wanted = _centred([case.expected[contract.LOGITS] for case in cases])
-    typical = (
-        float(np.linalg.norm(wanted)) / len(wanted) ** 0.5
-    )  # of one row: those of an unsure model are small
+    typical = float(np.linalg.norm(wanted)) / len(wanted) ** 0.5  # of one row: those of an unsure model are small
     rows = np.arange(len(wanted))
     prefills = np.cumsum([0, *map(len, tokens)])[:-1]
     for name, some in (("prefill logits", prefills), ("step logits", np.delete(rows, prefills))):
