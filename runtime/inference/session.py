@@ -42,7 +42,11 @@ class Session:
             if not target.row.on_host:
                 raise ProviderError(f"{path} does not load on {target.provider}: {error}") from error
             raise BundleError(f"{path} does not load: {error}; export the bundle again") from error
-        problems = spec.mismatches(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        try:
+            inputs, outputs = _specs(self._session.get_inputs()), _specs(self._session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{path} has names that are not UTF-8: {error}; export the bundle again") from None
+        problems = spec.mismatches(inputs, outputs)
         if problems:
             raise BundleError(f"{path} is not the graph of its manifest:\n" + "\n".join(f"  {p}" for p in problems))
         self.spec = spec

@@ -193,3 +193,12 @@ def test_a_damaged_graph_tokenizer_or_table_is_refused(copy: Path, bundle: Path)
         assert name in refused(copy)
         shutil.copyfile(bundle / name, path)
     assert load(copy)
+
+
+def test_a_graph_with_names_that_are_no_text_is_refused(tmp_path: Path):
+    folder = Path(shutil.copytree(BUNDLES / "format-7", tmp_path / "copy"))
+    path = folder / "projector.onnx"
+    data = path.read_bytes()
+    assert b"tiles" in data
+    path.write_bytes(data.replace(b"tiles", b"\xfftile"))
+    assert "projector.onnx has names that are not UTF-8" in refused(folder)
