@@ -140,7 +140,7 @@ class Sampling:
     no_repeat_ngram_size: int = option(
         0, integer(0), "no sequence of so many tokens occurs twice in prompt and answer; 0 for no such rule"
     )
-    bad_words_ids: tuple[tuple[int, ...], ...] = option((), SEQUENCES, "sequences of ids that do not come")
+    bad_words_ids: tuple[tuple[int, ...], ...] = option((), SEQUENCES, "sequences of ids that never occur")
     suppress_tokens: tuple[int, ...] = option((), IDS, "ids that are never chosen")
     begin_suppress_tokens: tuple[int, ...] = option((), IDS, "ids that no answer begins with")
     min_length: int = option(0, integer(0), "no end token before prompt and answer together have so many tokens")

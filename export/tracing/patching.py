@@ -159,8 +159,9 @@ def with_real_tensors(compute: Callable[[], Result]) -> Result:
 def warn_of_untested() -> None:
     """Warn once of each package whose version is newer than the tested one."""
     for package, tested in TESTED.items():
-        if _minor(version(package)) > _minor(tested):
-            _say_once(f"{package} {version(package)} is newer than {tested}, with which onnx-vlm is tested")
+        installed = version(package)
+        if _minor(installed) > _minor(tested):
+            _say_once(f"{package} {installed} is newer than {tested}, with which onnx-vlm is tested")
 
 
 def _owner_and_attribute(name: Borrowed, owner: Any) -> tuple[Any, str]:

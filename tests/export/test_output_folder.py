@@ -9,23 +9,31 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from helpers import CHECKPOINT, REPOSITORY
 from onnx_vlm.export import export_model, output_folder
+from onnx_vlm.export.tracing import patching
 from onnx_vlm.graphs import ExportError, VLMError, manifest
 
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """As a user who may read and write nothing that root's tests wrote."""
+    """As a user who may read and write nothing that root's tests wrote.
+
+    Such a user may not be allowed to read the environment either, so its versions are looked up before.
+    """
+    versions = {package: version(package) for package in patching.TESTED}
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(patching, "version", versions.__getitem__)
+            yield
     finally:
         os.seteuid(user)
 

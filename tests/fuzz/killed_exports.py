@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: a fork of a process with its threads may hang
     with tempfile.TemporaryDirectory() as name:
         from random_models import PALIGEMMA
 
