@@ -28,9 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("onnx-vlm", "other rounding in the tests of parity; no answer may depend on it")
     group.addoption("--threads", type=int, default=1, help="threads of ONNX Runtime (default 1)")
     group.addoption(
-        "--permutation", type=int, help="which order the hidden units of all random models have; 0 is their own "
+        "--permutation",
+        type=int,
+        help="which order the hidden units of all random models have; 0 is their own "
         "(default: every other model has another order)",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")

@@ -22,52 +22,78 @@ TRAINED = {PALIGEMMA: "paligemma2", PERCEPTION_LM: "perception_lm", KOSMOS2: "ko
 TILE_TOKENS = {PALIGEMMA: 256, PERCEPTION_LM: 256, KOSMOS2: 64}
 
 SCALED = {
-    "do_convert_rgb": True, "do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 0.00392156862745098,
-    "do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-}  # fmt: skip
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 0.00392156862745098,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
 #: processor_config.json of google/paligemma-3b-pt-224, facebook/Perception-LM-1B and microsoft/kosmos-2-patch14-224.
 SETTINGS: dict[str, dict[str, Any]] = {
     PALIGEMMA: {
         "processor_class": "PaliGemmaProcessor",
-        "image_processor": SCALED | {
-            "image_processor_type": "SiglipImageProcessor", "size": {"height": 224, "width": 224},
+        "image_processor": SCALED
+        | {
+            "image_processor_type": "SiglipImageProcessor",
+            "size": {"height": 224, "width": 224},
             "image_seq_length": 256,
         },
     },
     PERCEPTION_LM: {
-        "processor_class": "PerceptionLMProcessor", "patch_size": 14, "pooling_ratio": 2,
-        "image_processor": SCALED | {
-            "image_processor_type": "PerceptionLMImageProcessor", "size": {"height": 448, "width": 448},
-            "tile_size": 448, "max_num_tiles": 36, "max_frame_tiles": 1, "vision_input_type": "thumb+tile",
+        "processor_class": "PerceptionLMProcessor",
+        "patch_size": 14,
+        "pooling_ratio": 2,
+        "image_processor": SCALED
+        | {
+            "image_processor_type": "PerceptionLMImageProcessor",
+            "size": {"height": 448, "width": 448},
+            "tile_size": 448,
+            "max_num_tiles": 36,
+            "max_frame_tiles": 1,
+            "vision_input_type": "thumb+tile",
         },
-        "video_processor": SCALED | {
-            "video_processor_type": "PerceptionLMVideoProcessor", "size": {"height": 448, "width": 448},
-            "do_center_crop": False, "return_metadata": False,
+        "video_processor": SCALED
+        | {
+            "video_processor_type": "PerceptionLMVideoProcessor",
+            "size": {"height": 448, "width": 448},
+            "do_center_crop": False,
+            "return_metadata": False,
         },
     },
     KOSMOS2: {
-        "processor_class": "Kosmos2Processor", "num_patch_index_tokens": 1024,
-        "image_processor": SCALED | {
-            "image_processor_type": "CLIPImageProcessor", "size": {"height": 224, "width": 224},
-            "crop_size": {"height": 224, "width": 224}, "do_center_crop": True,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "processor_class": "Kosmos2Processor",
+        "num_patch_index_tokens": 1024,
+        "image_processor": SCALED
+        | {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"height": 224, "width": 224},
+            "crop_size": {"height": 224, "width": 224},
+            "do_center_crop": True,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
         },
     },
-}  # fmt: skip
+}
 #: What config.json says beside the published vocabularies.
 CONFIGS: dict[str, dict[str, Any]] = {
     PALIGEMMA: {
-        "model_type": "paligemma", "image_token_index": 257152,
+        "model_type": "paligemma",
+        "image_token_index": 257152,
         "text_config": {"model_type": "gemma", "vocab_size": 257216, "hidden_size": 2048},
         "vision_config": {"model_type": "siglip_vision_model", "image_size": 224, "patch_size": 14},
     },
     PERCEPTION_LM: {
-        "model_type": "perception_lm", "projector_pooling_ratio": 2, "vision_use_cls_token": True,
+        "model_type": "perception_lm",
+        "projector_pooling_ratio": 2,
+        "vision_use_cls_token": True,
         "text_config": {"model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 16},
         "vision_config": {"model_type": "timm_wrapper", "architecture": "vit_pe_lang_large_patch14_448"},
     },
     KOSMOS2: {"model_type": "kosmos-2"},
-}  # fmt: skip
+}
 
 
 class Processor:

@@ -60,40 +60,88 @@ def telling_weights(model: torch.nn.Module) -> None:
 
 
 def paligemma(
-    folder: Path, *, seed: int, image_size: int, files: Path = CHECKPOINTS / "paligemma2",
-    text: type = Gemma2Config, layers: int = 2, heads: int = 4, kv_heads: int = 2, hidden: int = 32,
-    head_dim: int = 16, vision_heads: int = 2, tied: bool = True, vocab: int = 1536, positions: int = 256, **more: Any,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    seed: int,
+    image_size: int,
+    files: Path = CHECKPOINTS / "paligemma2",
+    text: type = Gemma2Config,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    hidden: int = 32,
+    head_dim: int = 16,
+    vision_heads: int = 2,
+    tied: bool = True,
+    vocab: int = 1536,
+    positions: int = 256,
+    **more: Any,
+) -> Path:
     """PaliGemma (1 or 2 as `text` has it), with the processor in `files`."""
     torch.manual_seed(seed)
     processor = AutoProcessor.from_pretrained(files)
     processor.image_processor.size = {"height": image_size, "width": image_size}
     processor.image_processor.image_seq_length = (image_size // 14) ** 2
     vision = SiglipVisionConfig(
-        hidden_size=24 * vision_heads, intermediate_size=67, num_hidden_layers=2, num_attention_heads=vision_heads,
-        image_size=image_size, patch_size=14, vision_use_head=False,
-    )  # fmt: skip
+        hidden_size=24 * vision_heads,
+        intermediate_size=67,
+        num_hidden_layers=2,
+        num_attention_heads=vision_heads,
+        image_size=image_size,
+        patch_size=14,
+        vision_use_head=False,
+    )
     if text is Gemma2Config:
         more = {"query_pre_attn_scalar": head_dim} | more
     config = PaliGemmaConfig(
         vision_config=vision,
         text_config=text(
-            vocab_size=vocab, hidden_size=hidden, intermediate_size=83, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim,
-            max_position_embeddings=positions, tie_word_embeddings=tied, **more,
+            vocab_size=vocab,
+            hidden_size=hidden,
+            intermediate_size=83,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            max_position_embeddings=positions,
+            tie_word_embeddings=tied,
+            **more,
         ),
-        projection_dim=hidden, hidden_size=hidden, vocab_size=vocab, image_token_index=processor.image_token_id,
-        bos_token_id=2, eos_token_id=1, pad_token_id=0, tie_word_embeddings=tied,
-    )  # fmt: skip
+        projection_dim=hidden,
+        hidden_size=hidden,
+        vocab_size=vocab,
+        image_token_index=processor.image_token_id,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        tie_word_embeddings=tied,
+    )
     return save(folder, PaliGemmaForConditionalGeneration(config), processor, seed)
 
 
 def perception_lm(
-    folder: Path, *, seed: int, files: Path = CHECKPOINTS / "perception_lm", tile: int = 28, patch: int = 14,
-    pooling: int = 1, class_token: bool = True, tiles: int = 4, mode: str = "thumb+tile", layers: int = 2,
-    heads: int = 4, kv_heads: int = 2, hidden: int = 32, head_dim: int = 16, vision_heads: int = 2, depth: int = 2,
-    tied: bool = True, vocab: int = 512, scaled: bool = True, positions: int = 512,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    seed: int,
+    files: Path = CHECKPOINTS / "perception_lm",
+    tile: int = 28,
+    patch: int = 14,
+    pooling: int = 1,
+    class_token: bool = True,
+    tiles: int = 4,
+    mode: str = "thumb+tile",
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    hidden: int = 32,
+    head_dim: int = 16,
+    vision_heads: int = 2,
+    depth: int = 2,
+    tied: bool = True,
+    vocab: int = 512,
+    scaled: bool = True,
+    positions: int = 512,
+) -> Path:
     """PerceptionLM, with the processor in `files`."""
     torch.manual_seed(seed)
     processor = AutoProcessor.from_pretrained(files)
@@ -106,36 +154,73 @@ def perception_lm(
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     if scaled:
         rope = {
-            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 128,
-        }  # fmt: skip
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        }
     config = PerceptionLMConfig(
         vision_config={
-            "model_type": "timm_wrapper", "architecture": "vit_pe_lang_large_patch14_448", "do_pooling": True,
+            "model_type": "timm_wrapper",
+            "architecture": "vit_pe_lang_large_patch14_448",
+            "do_pooling": True,
             "model_args": {
-                "embed_dim": 16 * vision_heads, "depth": depth, "num_heads": vision_heads, "mlp_ratio": 2.5,
-                "img_size": [tile, tile], "patch_size": patch, "ref_feat_shape": [side, side], "init_values": 0.1,
-                "global_pool": "", "use_post_transformer_norm": False, "class_token": class_token,
+                "embed_dim": 16 * vision_heads,
+                "depth": depth,
+                "num_heads": vision_heads,
+                "mlp_ratio": 2.5,
+                "img_size": [tile, tile],
+                "patch_size": patch,
+                "ref_feat_shape": [side, side],
+                "init_values": 0.1,
+                "global_pool": "",
+                "use_post_transformer_norm": False,
+                "class_token": class_token,
             },
         },
         text_config={
-            "model_type": "llama", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": 83,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-            "head_dim": head_dim, "max_position_embeddings": positions, "rope_parameters": rope,
-            "tie_word_embeddings": tied, "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+            "model_type": "llama",
+            "vocab_size": vocab,
+            "hidden_size": hidden,
+            "intermediate_size": 83,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": positions,
+            "rope_parameters": rope,
+            "tie_word_embeddings": tied,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
         },
-        vision_use_cls_token=class_token, projector_pooling_ratio=pooling, tie_word_embeddings=tied,
-        image_token_id=processor.image_token_id, video_token_id=processor.video_token_id,
-    )  # fmt: skip
+        vision_use_cls_token=class_token,
+        projector_pooling_ratio=pooling,
+        tie_word_embeddings=tied,
+        image_token_id=processor.image_token_id,
+        video_token_id=processor.video_token_id,
+    )
     return save(folder, PerceptionLMForConditionalGeneration(config), processor, seed)
 
 
 def kosmos2(
-    folder: Path, *, seed: int, files: Path = CHECKPOINTS / "kosmos2", image_size: int = 28,
-    picture: tuple[int, int] | None = None, latents: int = 5, layers: int = 2, heads: int = 4, hidden: int = 32,
-    vision_heads: int = 2, tied: bool = True, vocab: int = 1216, **text: Any,
-) -> Path:  # fmt: skip
+    folder: Path,
+    *,
+    seed: int,
+    files: Path = CHECKPOINTS / "kosmos2",
+    image_size: int = 28,
+    picture: tuple[int, int] | None = None,
+    latents: int = 5,
+    layers: int = 2,
+    heads: int = 4,
+    hidden: int = 32,
+    vision_heads: int = 2,
+    tied: bool = True,
+    vocab: int = 1216,
+    **text: Any,
+) -> Path:
     """KOSMOS-2, with the processor in `files`, which makes pictures of `picture` (height, width)."""
     torch.manual_seed(seed)
     processor = AutoProcessor.from_pretrained(files)
@@ -143,15 +228,27 @@ def kosmos2(
     processor.image_processor.size = processor.image_processor.crop_size = {"height": height, "width": width}
     config = Kosmos2Config(
         text_config={
-            "vocab_size": vocab, "embed_dim": hidden, "ffn_dim": 83, "layers": layers, "attention_heads": heads,
-            "max_position_embeddings": 256, "dropout": 0.0, "tie_word_embeddings": tied, **text,
+            "vocab_size": vocab,
+            "embed_dim": hidden,
+            "ffn_dim": 83,
+            "layers": layers,
+            "attention_heads": heads,
+            "max_position_embeddings": 256,
+            "dropout": 0.0,
+            "tie_word_embeddings": tied,
+            **text,
         },
         vision_config={
-            "hidden_size": 24 * vision_heads, "intermediate_size": 67, "num_hidden_layers": 2,
-            "num_attention_heads": vision_heads, "image_size": image_size, "patch_size": 14,
+            "hidden_size": 24 * vision_heads,
+            "intermediate_size": 67,
+            "num_hidden_layers": 2,
+            "num_attention_heads": vision_heads,
+            "image_size": image_size,
+            "patch_size": 14,
         },
-        latent_query_num=latents, tie_word_embeddings=tied,
-    )  # fmt: skip
+        latent_query_num=latents,
+        tie_word_embeddings=tied,
+    )
     return save(folder, Kosmos2ForConditionalGeneration(config), processor, seed)
 
 
@@ -164,20 +261,17 @@ PALIGEMMA: dict[str, Row] = {
     "no groups": (paligemma, {"image_size": 42, "heads": 3, "kv_heads": 3, "hidden": 48}),
     "one key head": (paligemma, {"image_size": 56, "heads": 5, "kv_heads": 1, "hidden": 40, "layers": 3}),
     "wide heads": (paligemma, {"seed": 55, "image_size": 28, "heads": 2, "kv_heads": 1, "head_dim": 64, "layers": 3}),
-    "window shorter than the prefix": (
-        paligemma, {"image_size": 84, "layers": 4, "sliding_window": 8}
-    ),
+    "window shorter than the prefix": (paligemma, {"image_size": 84, "layers": 4, "sliding_window": 8}),
     "window that ends during the answer": (paligemma, {"image_size": 28, "layers": 3, "sliding_window": 20}),
     "window of two": (paligemma, {"image_size": 28, "sliding_window": 2}),
     "large picture": (paligemma, {"image_size": 112, "heads": 6, "kv_heads": 3, "hidden": 24, "vision_heads": 3}),
     "224 pixels": (paligemma, {"seed": 56, "image_size": 224, "positions": 1024, "sliding_window": 4096}),
     "448 pixels": (paligemma, {"image_size": 448, "positions": 2048, "sliding_window": 4096}),
     "896 pixels": (paligemma, {"image_size": 896, "positions": 8192, "sliding_window": 4096, "heads": 2}),
-    "no soft-capping": (
-        paligemma, {"image_size": 28, "attn_logit_softcapping": None, "final_logit_softcapping": None}
-    ),
+    "no soft-capping": (paligemma, {"image_size": 28, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
     "strong soft-capping": (
-        paligemma, {"image_size": 42, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 10.0}
+        paligemma,
+        {"image_size": 42, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 10.0},
     ),
     "head of its own": (paligemma, {"image_size": 28, "tied": False, "vocab": 1531}),
     "odd vocabulary": (paligemma, {"image_size": 28, "vocab": 1777, "query_pre_attn_scalar": 100}),
@@ -185,19 +279,20 @@ PALIGEMMA: dict[str, Row] = {
     "layers without a pattern": (
         paligemma,
         {
-            "image_size": 28, "layers": 6, "sliding_window": 6,
+            "image_size": 28,
+            "layers": 6,
+            "sliding_window": 6,
             "layer_types": [f"{kind}_attention" for kind in ["full", "full", "sliding", "full", "sliding", "sliding"]],
         },
     ),
     "flag that no mask reads": (paligemma, {"image_size": 28, "use_bidirectional_attention": False}),
     "Gemma, one key head": (paligemma, {"text": GemmaConfig, "image_size": 42, "kv_heads": 1}),
     "Gemma, groups": (
-        paligemma, {"text": GemmaConfig, "image_size": 28, "heads": 6, "hidden": 48, "head_dim": 32, "layers": 3}
+        paligemma,
+        {"text": GemmaConfig, "image_size": 28, "heads": 6, "hidden": 48, "head_dim": 32, "layers": 3},
     ),
-    "Gemma, head of its own": (
-        paligemma, {"text": GemmaConfig, "image_size": 56, "tied": False, "vocab": 1531}
-    ),
-}  # fmt: skip
+    "Gemma, head of its own": (paligemma, {"text": GemmaConfig, "image_size": 56, "tied": False, "vocab": 1531}),
+}
 PERCEPTION_LM: dict[str, Row] = {
     "smallest": (perception_lm, {"layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "vision_heads": 1, "depth": 1}),
     "pooling": (perception_lm, {"tile": 56, "pooling": 2, "heads": 6, "kv_heads": 3, "hidden": 48}),

@@ -157,9 +157,12 @@ class PerceptionLMSource(Source):
             messages = [{"role": "user", "content": [*media, {"type": "text", "text": request.prompt}]}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         inputs = self.processor(
-            text=text, images=request.images or None, add_special_tokens=False,
-            videos=list(request.videos) or None, return_tensors=None,
-        )  # fmt: skip
+            text=text,
+            images=request.images or None,
+            add_special_tokens=False,
+            videos=list(request.videos) or None,
+            return_tensors=None,
+        )
         tensors = {name: torch.tensor(inputs[name]) for name in ("input_ids", "attention_mask")}
         for name in ("pixel_values", "pixel_values_videos"):
             if name in inputs:
@@ -185,9 +188,12 @@ class Kosmos2Source(Source):
     def inputs(self, request: Request) -> dict[str, torch.Tensor]:
         image = request.images[0] if request.images else None
         inputs = self.processor(
-            images=image, text=request.prompt, bboxes=request.bboxes,
-            num_image_tokens=self.model.config.latent_query_num, return_tensors="pt",
-        )  # fmt: skip
+            images=image,
+            text=request.prompt,
+            bboxes=request.bboxes,
+            num_image_tokens=self.model.config.latent_query_num,
+            return_tensors="pt",
+        )
         return dict(inputs)
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -26,9 +26,24 @@ def sources(room: str) -> list[Path]:
 
 def test_public_names():
     assert onnx_vlm.runtime.__all__ == [
-        "VLM", "Box", "BundleError", "Chat", "Entity", "Generation", "GenerationError", "InputError", "Limits", "Mask",
-        "Options", "ProviderError", "Score", "Stream", "VLMError", "draw", "load",
-    ]  # fmt: skip
+        "VLM",
+        "Box",
+        "BundleError",
+        "Chat",
+        "Entity",
+        "Generation",
+        "GenerationError",
+        "InputError",
+        "Limits",
+        "Mask",
+        "Options",
+        "ProviderError",
+        "Score",
+        "Stream",
+        "VLMError",
+        "draw",
+        "load",
+    ]
     assert onnx_vlm.export.__all__ == ["export_model", "register"]
     for module in (onnx_vlm.graphs, onnx_vlm.export, onnx_vlm.runtime):
         assert all(hasattr(module, name) for name in module.__all__)

@@ -44,9 +44,17 @@ def test_the_bundle_answers_there(environment: Path, bundle: Path, tmp_path: Pat
     shapes.draw(scene).save(tmp_path / "shapes.png")
     name = scene.things[0].name
     printed = run(
-        environment.with_name("onnx-vlm"), "generate", bundle, f"detect {name}", "--image", "shapes.png", "--json",
-        "--draw", "boxes.png", folder=tmp_path,
-    )  # fmt: skip
+        environment.with_name("onnx-vlm"),
+        "generate",
+        bundle,
+        f"detect {name}",
+        "--image",
+        "shapes.png",
+        "--json",
+        "--draw",
+        "boxes.png",
+        folder=tmp_path,
+    )
     assert json.loads(printed)["boxes"][0]["label"] == name
     assert (tmp_path / "boxes.png").exists()
 

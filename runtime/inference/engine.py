@@ -36,16 +36,10 @@ class Engine:
     def __init__(
         self, folder: Path, manifest: Manifest, targets: Sequence[Target], vision_memory: int = Limits.vision_memory
     ) -> None:
-        self.manifest, self._vision_memory = manifest, vision_memory
+        self.manifest = manifest
+        self._vision_memory = vision_memory
         self.passed_over: list[str] = []
-        for self.target in targets:
-            try:
-                sessions = _sessions(folder, manifest, self.target)
-                break
-            except ProviderError as error:
-                if self.target is targets[-1]:
-                    raise
-                self.passed_over.append(str(error))
+        self.target, sessions = self._open(folder, targets)
         self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
         self._masks = sessions.get(contract.MASK_DECODER)
         on_device = not self.target.row.on_host
@@ -56,6 +50,15 @@ class Engine:
         self._limits = manifest.profiles[contract.DECODER] if self.target.row.builds_engines else None
         self.placement = {name: session.placement for name, session in sessions.items()}
         self._table = load_table(folder / contract.EMBED_TOKENS, manifest.hidden, manifest.vocab)
+
+    def _open(self, folder: Path, targets: Sequence[Target]) -> tuple[Target, dict[str, Session]]:
+        """The first target that the bundle runs on, and the sessions there."""
+        for target in targets[:-1]:
+            try:
+                return target, _sessions(folder, self.manifest, target)
+            except ProviderError as error:
+                self.passed_over.append(str(error))
+        return targets[-1], _sessions(folder, self.manifest, targets[-1])
 
     def encode_images(self, tiles: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""

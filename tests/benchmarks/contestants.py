@@ -240,9 +240,11 @@ class OpenVino(Contestant):
     def _feed(self, ids: list[int]) -> None:
         start, self._length = self._length, self._length + len(ids)
         inputs = {
-            "input_ids": self.np.array([ids]), "attention_mask": self.np.ones((1, self._length), self.np.int64),
-            "position_ids": self.np.arange(start, self._length)[None], "beam_idx": self.np.zeros(1, self.np.int32),
-        }  # fmt: skip
+            "input_ids": self.np.array([ids]),
+            "attention_mask": self.np.ones((1, self._length), self.np.int64),
+            "position_ids": self.np.arange(start, self._length)[None],
+            "beam_idx": self.np.zeros(1, self.np.int32),
+        }
         self._request.infer({name: value for name, value in inputs.items() if name in self._names})
 
 

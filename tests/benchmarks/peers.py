@@ -34,9 +34,14 @@ def write_llama(checkpoint: Path, folder: Path) -> dict[str, Any]:
                     tensors[f"model.{name.removeprefix(PREFIX)}"] = stored.get_tensor(name)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = {
-        **text, "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16", "dtype": "bfloat16",
-        "hidden_act": "silu", "bos_token_id": 128000, "eos_token_id": 128001,
-    }  # fmt: skip
+        **text,
+        "architectures": ["LlamaForCausalLM"],
+        "torch_dtype": "bfloat16",
+        "dtype": "bfloat16",
+        "hidden_act": "silu",
+        "bos_token_id": 128000,
+        "eos_token_id": 128001,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(checkpoint / name, folder)
@@ -83,10 +88,14 @@ def write_gguf(config: dict[str, Any], path: Path) -> None:
     writer.add_tensor("output_norm.weight", np.ones(hidden, np.float32))
     for layer in range(config["num_hidden_layers"]):
         shapes = {
-            "attn_q": (heads * head_dim, hidden), "attn_k": (kv_heads * head_dim, hidden),
-            "attn_v": (kv_heads * head_dim, hidden), "attn_output": (hidden, heads * head_dim),
-            "ffn_gate": (wide, hidden), "ffn_up": (wide, hidden), "ffn_down": (hidden, wide),
-        }  # fmt: skip
+            "attn_q": (heads * head_dim, hidden),
+            "attn_k": (kv_heads * head_dim, hidden),
+            "attn_v": (kv_heads * head_dim, hidden),
+            "attn_output": (hidden, heads * head_dim),
+            "ffn_gate": (wide, hidden),
+            "ffn_up": (wide, hidden),
+            "ffn_down": (hidden, wide),
+        }
         for name, shape in shapes.items():
             add(f"blk.{layer}.{name}.weight", *shape)
         for name in ("attn_norm", "ffn_norm"):
@@ -102,14 +111,38 @@ def main() -> None:
     config = write_llama(checkpoint, folder / "llama")
     write_gguf(config, folder / "llama.gguf")
     openvino = [
-        Path(sys.executable).with_name("optimum-cli"), "export", "openvino", "--model", folder / "llama",
-        "--task", "text-generation-with-past", "--weight-format", "int4", "--group-size", "128", "--ratio", "1.0",
-        "--sym", folder / "openvino",
-    ]  # fmt: skip
+        Path(sys.executable).with_name("optimum-cli"),
+        "export",
+        "openvino",
+        "--model",
+        folder / "llama",
+        "--task",
+        "text-generation-with-past",
+        "--weight-format",
+        "int4",
+        "--group-size",
+        "128",
+        "--ratio",
+        "1.0",
+        "--sym",
+        folder / "openvino",
+    ]
     genai = [
-        sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", folder / "llama", "-o", folder / "genai",
-        "-p", "int4", "-e", "cpu", "--extra_options", "int4_accuracy_level=4", "int4_block_size=32",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "onnxruntime_genai.models.builder",
+        "-i",
+        folder / "llama",
+        "-o",
+        folder / "genai",
+        "-p",
+        "int4",
+        "-e",
+        "cpu",
+        "--extra_options",
+        "int4_accuracy_level=4",
+        "int4_block_size=32",
+    ]
     for command in (openvino, genai):
         subprocess.run(command, check=True)
 

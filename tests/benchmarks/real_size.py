@@ -22,35 +22,69 @@ from pathlib import Path
 from typing import Any
 
 LLAMA_1B = {
-    "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
-    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-    "max_position_embeddings": 11520, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 11520,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-5,
     "rope_parameters": {
-        "rope_type": "llama3", "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 8192, "rope_theta": 500000.0,
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
     },
-}  # fmt: skip
+}
 PE_LARGE = {
-    "model_type": "timm_wrapper", "architecture": "vit_pe_lang_large_patch14_448", "do_pooling": True,
+    "model_type": "timm_wrapper",
+    "architecture": "vit_pe_lang_large_patch14_448",
+    "do_pooling": True,
     "model_args": {
-        "embed_dim": 1024, "depth": 23, "img_size": [448, 448], "global_pool": "", "use_post_transformer_norm": False,
-        "init_values": 0.1, "ref_feat_shape": [32, 32],
+        "embed_dim": 1024,
+        "depth": 23,
+        "img_size": [448, 448],
+        "global_pool": "",
+        "use_post_transformer_norm": False,
+        "init_values": 0.1,
+        "ref_feat_shape": [32, 32],
     },
-}  # fmt: skip
+}
 SIGLIP = {
-    "model_type": "siglip_vision_model", "image_size": 224, "patch_size": 14, "hidden_size": 1152,
-    "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "vision_use_head": False,
-}  # fmt: skip
+    "model_type": "siglip_vision_model",
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "vision_use_head": False,
+}
 
 
 def gemma(kind: str, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
     return {
-        "model_type": "paligemma", "image_token_index": 257152, "projection_dim": hidden, "vision_config": SIGLIP,
+        "model_type": "paligemma",
+        "image_token_index": 257152,
+        "projection_dim": hidden,
+        "vision_config": SIGLIP,
         "text_config": {
-            "model_type": kind, "vocab_size": 257216, "hidden_size": hidden, "intermediate_size": intermediate,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 256,
+            "model_type": kind,
+            "vocab_size": 257216,
+            "hidden_size": hidden,
+            "intermediate_size": intermediate,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": 256,
         },
-    }  # fmt: skip
+    }
 
 
 #: name -> processor folder and config.json
@@ -58,15 +92,20 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "PerceptionLM-1B": (
         "perception-lm-1b",
         {
-            "model_type": "perception_lm", "projector_pooling_ratio": 2, "vision_use_cls_token": True,
-            "image_token_id": 128002, "video_token_id": 128003, "text_config": LLAMA_1B, "vision_config": PE_LARGE,
+            "model_type": "perception_lm",
+            "projector_pooling_ratio": 2,
+            "vision_use_cls_token": True,
+            "image_token_id": 128002,
+            "video_token_id": 128003,
+            "text_config": LLAMA_1B,
+            "vision_config": PE_LARGE,
         },
     ),
     "KOSMOS-2": ("kosmos-2-patch14-224", {"model_type": "kosmos-2"}),
     "PaliGemma-3B-224": ("paligemma-3b-224", gemma("gemma", 2048, 16384, 18, 8, 1)),
     "PaliGemma-2-3B-224": ("paligemma-3b-224", gemma("gemma2", 2304, 9216, 26, 8, 4)),
     "PaliGemma-2-10B-224": ("paligemma-3b-224", gemma("gemma2", 3584, 14336, 42, 16, 8)),
-}  # fmt: skip
+}
 SHARD = 2 << 30
 
 

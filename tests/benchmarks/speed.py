@@ -32,8 +32,11 @@ class Worker:
         given = [f"{key}={value}" for key, value in settings.items() if value is not None]
         self._process = subprocess.Popen(
             [python, str(HERE / "contestants.py"), kind, str(model), *given],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         self._answer()
 
     def ask(self, work: str, **asked: Any) -> dict[str, float]:
@@ -92,8 +95,13 @@ def decoder(options: argparse.Namespace) -> None:
             a, b = 1 / ours["step"], 1 / theirs["step"]
             row(f"decode after {tokens} tokens", f"{a:.1f} tok/s", name, f"{b:.1f} tok/s", a / b)
         limit = bandwidth / weights
-        row(f"decode after {tokens} tokens", f"{1 / ours['step']:.1f} tok/s", "weights at the memory's speed",
-            f"{limit:.1f} tok/s", 1 / ours["step"] / limit)  # fmt: skip
+        row(
+            f"decode after {tokens} tokens",
+            f"{1 / ours['step']:.1f} tok/s",
+            "weights at the memory's speed",
+            f"{limit:.1f} tok/s",
+            1 / ours["step"] / limit,
+        )
 
 
 def vision(options: argparse.Namespace) -> None:

@@ -27,10 +27,29 @@ BUNDLE = sorted((Path(__file__).parents[1] / "bundles").iterdir())[-1]
 NUMBERS = ("-1", "0", "1", "2", "3", "0.5", "1.5", "-0.5", "1e400", "nan", "inf", "9" * 12, "9" * 30, "1_0", "0x1", "")
 TEXTS = ("", " ", "x", "a b", "é", "\udce9", "[/]", "[bold]", "{}", "{0}", "%s", "--", "-", "\n", "x" * 5000, "boxes")
 PATHS = (
-    "bundle", "bundle", "bundle", "bundle/manifest.json", "image.png", "image.png", "cut.png", "text.txt", "empty",
-    "none", "no/such/folder", "/dev/null", "/proc/self/mem", ".", "..", "out.png", "out.jpg", "out.xyz", "bundle/x.png",
-    "https://example.org/x.png", "file:///etc/passwd", "name/name",
-)  # fmt: skip
+    "bundle",
+    "bundle",
+    "bundle",
+    "bundle/manifest.json",
+    "image.png",
+    "image.png",
+    "cut.png",
+    "text.txt",
+    "empty",
+    "none",
+    "no/such/folder",
+    "/dev/null",
+    "/proc/self/mem",
+    ".",
+    "..",
+    "out.png",
+    "out.jpg",
+    "out.xyz",
+    "bundle/x.png",
+    "https://example.org/x.png",
+    "file:///etc/passwd",
+    "name/name",
+)
 JSON = ("[]", "[[0, 0, 1, 1]]", "[[3, 5]]", "[null]", "{}", "nul", "[[1e999]]", "[" * 5000, "[[[[0,0,1,1]]]]", '["x"]')
 PROVIDERS = ("cpu", "cpu", "auto", "cuda", "tensorrt", "CPU", "", "x")
 #: Commands by how often they come. `bench` and `doctor` take seconds if they run, so they come seldom.

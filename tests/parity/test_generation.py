@@ -37,9 +37,11 @@ class Processors(GenerationMixin):
         if (new_tokens := options.get("max_new_tokens")) is not None:
             config.max_length = len(prompt) + new_tokens
         return self._get_logits_processor(
-            config, len(prompt), torch.tensor([[token for token in prompt if token < VOCAB]]),
+            config,
+            len(prompt),
+            torch.tensor([[token for token in prompt if token < VOCAB]]),
             model_kwargs={"attention_mask": torch.ones_like(ids)},
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def theirs(source: Source, request: Request, **options: Any) -> tuple[list[list[
         options["tokenizer"] = source.processor.tokenizer
     out = source.generate(
         inputs, max_new_tokens=NEW_TOKENS, return_dict_in_generate=True, output_scores=True, **options
-    )  # fmt: skip
+    )
     ends = np.atleast_1d(options.get("eos_token_id", source.model.generation_config.eos_token_id))
     answers = []
     for row in out.sequences[:, inputs["input_ids"].shape[1] :].tolist():

@@ -16,10 +16,21 @@ from onnx_vlm.runtime.text.prompt import Prompts
 from published_processors import KOSMOS2, PALIGEMMA, SETTINGS, TILE_TOKENS, Processor, noise
 
 TEXTS = [
-    "", "caption en", "  spaced   out \n lines ", "What is this?", "Où est-ce? ½ ﬁ ① é 你好 🙂", "detect cat ; dog",
-    "<loc0012> what?", "segment <seg012>", "1234567 it's they're", "<grounding> An image of", "a<phrase> b </phrase>c",
-    "<grounding><phrase> it</phrase><object><patch_index_0044><patch_index_0863></object> is", "\ttab", "</s> <unk>",
-]  # fmt: skip
+    "",
+    "caption en",
+    "  spaced   out \n lines ",
+    "What is this?",
+    "Où est-ce? ½ ﬁ ① é 你好 🙂",
+    "detect cat ; dog",
+    "<loc0012> what?",
+    "segment <seg012>",
+    "1234567 it's they're",
+    "<grounding> An image of",
+    "a<phrase> b </phrase>c",
+    "<grounding><phrase> it</phrase><object><patch_index_0044><patch_index_0863></object> is",
+    "\ttab",
+    "</s> <unk>",
+]
 
 
 def published(name: str) -> Any:
@@ -101,12 +112,27 @@ def test_entities_of_published_and_random_answers(processor: Processor):
     assert [(one.label, one.start, one.end) for one in found] == [("a snowman", 12, 21), ("a fire", 41, 47)]
     assert found[0].boxes[0].xmin == 0.390625
     parts = [
-        "<phrase>", "</phrase>", "<object>", "</object>", "</delimiter_of_multi_objects/>", "<patch_index_0044>",
-        "<patch_index_0863>", "<patch_index_0001><patch_index_0001>", "<patch_index_0000><patch_index_0031>",
-        "<grounding>", " a cat", "dog ", "  ", ".", "\n", "<", ">", "é",
+        "<phrase>",
+        "</phrase>",
+        "<object>",
+        "</object>",
+        "</delimiter_of_multi_objects/>",
+        "<patch_index_0044>",
+        "<patch_index_0863>",
+        "<patch_index_0001><patch_index_0001>",
+        "<patch_index_0000><patch_index_0031>",
+        "<grounding>",
+        " a cat",
+        "dog ",
+        "  ",
+        ".",
+        "\n",
+        "<",
+        ">",
+        "é",
         "<phrase> a b</phrase><object><patch_index_0002><patch_index_0700></object>",
         "<object><patch_index_0002><patch_index_0700></delimiter_of_multi_objects/><patch_index_0009><patch_index_0029></object>",
-    ]  # fmt: skip
+    ]
     draw = random.Random(0)
     texts += ["".join(draw.choices(parts, k=draw.randint(0, 12))) for _ in range(5000)]
     for text in texts:

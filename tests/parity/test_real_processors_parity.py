@@ -66,9 +66,17 @@ def test_paligemma(vocabulary: dict[str, Any], tmp_path: Path, photographs: list
 def test_perception_lm(vocabulary: dict[str, Any], tmp_path: Path, photographs: list[Image.Image], judge: Judge):
     """Photographs in up to six tiles of 448 pixels, 256 tokens each."""
     checkpoint = perception_lm(
-        tmp_path / "checkpoint", seed=1, tile=448, patch=14, pooling=2, tiles=6,
-        positions=8192, hidden=24, vision_heads=1, **vocabulary,
-    )  # fmt: skip
+        tmp_path / "checkpoint",
+        seed=1,
+        tile=448,
+        patch=14,
+        pooling=2,
+        tiles=6,
+        positions=8192,
+        hidden=24,
+        vision_heads=1,
+        **vocabulary,
+    )
     conversation = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this picture?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},

@@ -52,9 +52,13 @@ def test_every_problem_of_a_manifest_is_named(copy: Path):
     edit(copy, damage)
     message = refused(copy)
     for said in (
-        "colour: unknown", "prompt.after: missing", "image.height: 'tall' is not int", "image.pixels.resample: 'magic'",
-        "image.pixels.mean: [0.5]", "generation.eos_token_ids.1: '2' is not int",
-    ):  # fmt: skip
+        "colour: unknown",
+        "prompt.after: missing",
+        "image.height: 'tall' is not int",
+        "image.pixels.resample: 'magic'",
+        "image.pixels.mean: [0.5]",
+        "generation.eos_token_ids.1: '2' is not int",
+    ):
         assert said in message
 
 
@@ -124,14 +128,24 @@ INVALID: list[tuple[str, str, Any, str]] = [
 ]
 GROUNDING: dict[str, dict[str, Any]] = {
     "locations": {
-        "kind": "locations", "token": "<loc{:04d}>", "code": "<seg{:03d}>", "codes": 16, "code_values": 128,
-        "bins": 1024, "edges": ["ymin", "xmin", "ymax", "xmax"], "separator": ";",
+        "kind": "locations",
+        "token": "<loc{:04d}>",
+        "code": "<seg{:03d}>",
+        "codes": 16,
+        "code_values": 128,
+        "bins": 1024,
+        "edges": ["ymin", "xmin", "ymax", "xmax"],
+        "separator": ";",
     },
     "patches": {
-        "kind": "patches", "token": "<patch_index_{:04d}>", "side": 32, "phrase": ["<p>", "</p>"],
-        "object": ["<o>", "</o>"], "separator": ";",
+        "kind": "patches",
+        "token": "<patch_index_{:04d}>",
+        "side": 32,
+        "phrase": ["<p>", "</p>"],
+        "object": ["<o>", "</o>"],
+        "separator": ";",
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("grounding", "where", "value", "said"), INVALID, ids=lambda value: f"{value!s:.40}")

@@ -79,13 +79,23 @@ def test_every_invalid_value_is_named(field: Any):
 
 def test_numbers_and_arrays_of_numpy_are_taken():
     asked = resolved(
-        max_new_tokens=np.int64(3), temperature=np.float32(0.5), do_sample=np.bool_(True), top_k=np.int8(5),
-        suppress_tokens=np.array([4, 5]), bad_words_ids=[np.array([4, 5])], forced_eos_token_id=np.int64(1),
-    )  # fmt: skip
+        max_new_tokens=np.int64(3),
+        temperature=np.float32(0.5),
+        do_sample=np.bool_(True),
+        top_k=np.int8(5),
+        suppress_tokens=np.array([4, 5]),
+        bad_words_ids=[np.array([4, 5])],
+        forced_eos_token_id=np.int64(1),
+    )
     expected = resolved(
-        max_new_tokens=3, temperature=0.5, do_sample=True, top_k=5, suppress_tokens=(4, 5), bad_words_ids=[[4, 5]],
+        max_new_tokens=3,
+        temperature=0.5,
+        do_sample=True,
+        top_k=5,
+        suppress_tokens=(4, 5),
+        bad_words_ids=[[4, 5]],
         forced_eos_token_id=1,
-    )  # fmt: skip
+    )
     assert asked == expected
     assert type(asked.max_new_tokens) is int
 

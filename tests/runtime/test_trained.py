@@ -58,9 +58,19 @@ def test_the_command_prints_and_draws_phrases_with_their_boxes(bundles: Callable
     scene = shapes.scene(shapes.HELD_OUT)
     shapes.draw(scene, 700, 500).save(tmp_path / "shapes.png")
     done = run_command(
-        "generate", bundles("kosmos2"), "<grounding> An image of", "--image", tmp_path / "shapes.png", "--json",
-        "--constrain", "boxes", "--draw", tmp_path / "drawn.png", "--threads", "1",
-    )  # fmt: skip
+        "generate",
+        bundles("kosmos2"),
+        "<grounding> An image of",
+        "--image",
+        tmp_path / "shapes.png",
+        "--json",
+        "--constrain",
+        "boxes",
+        "--draw",
+        tmp_path / "drawn.png",
+        "--threads",
+        "1",
+    )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert {one["label"] for one in answer["entities"]} == {f"a {thing.name}" for thing in scene.things}

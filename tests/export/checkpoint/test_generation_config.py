@@ -27,12 +27,25 @@ from transformers import GenerationConfig
 
 #: A value of each refused key that changes something.
 CHANGING: dict[str, Any] = {
-    "encoder_no_repeat_ngram_size": 2, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "forced_bos_token_id": 3,
-    "exponential_decay_length_penalty": [5, 1.1], "guidance_scale": 1.5, "sequence_bias": [[[5], 2.0]],
-    "num_beam_groups": 2, "penalty_alpha": 0.6, "top_h": 0.4, "typical_p": 0.9, "max_time": 1.0,
-    "diversity_penalty": 0.5, "assistant_ensemble_weight": 0.5, "dola_layers": "low", "constraints": ["a"],
-    "force_words_ids": [[3]], "watermarking_config": {"bias": 2.0},
-}  # fmt: skip
+    "encoder_no_repeat_ngram_size": 2,
+    "epsilon_cutoff": 0.1,
+    "eta_cutoff": 0.1,
+    "forced_bos_token_id": 3,
+    "exponential_decay_length_penalty": [5, 1.1],
+    "guidance_scale": 1.5,
+    "sequence_bias": [[[5], 2.0]],
+    "num_beam_groups": 2,
+    "penalty_alpha": 0.6,
+    "top_h": 0.4,
+    "typical_p": 0.9,
+    "max_time": 1.0,
+    "diversity_penalty": 0.5,
+    "assistant_ensemble_weight": 0.5,
+    "dola_layers": "low",
+    "constraints": ["a"],
+    "force_words_ids": [[3]],
+    "watermarking_config": {"bias": 2.0},
+}
 
 
 def test_every_field_of_transformers_is_in_one_row():
@@ -63,14 +76,33 @@ def test_a_key_that_is_not_done_is_refused_by_name_unless_it_changes_nothing(key
 
 def test_keys_that_are_done():
     settings = {
-        "do_sample": True, "temperature": 0.6, "top_p": 0.9, "suppress_tokens": [5, 6], "bad_words_ids": [[3], [4, 5]],
-        "forced_eos_token_id": 1, "stop_strings": "end", "early_stopping": "never", "num_beams": 2, "top_k": None,
-        "num_return_sequences": 2, "length_penalty": 1, "a_key_of_nobody": 3, "use_cache": False,
-    }  # fmt: skip
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "suppress_tokens": [5, 6],
+        "bad_words_ids": [[3], [4, 5]],
+        "forced_eos_token_id": 1,
+        "stop_strings": "end",
+        "early_stopping": "never",
+        "num_beams": 2,
+        "top_k": None,
+        "num_return_sequences": 2,
+        "length_penalty": 1,
+        "a_key_of_nobody": 3,
+        "use_cache": False,
+    }
     assert sampling(settings) == Sampling(
-        do_sample=True, temperature=0.6, top_p=0.9, suppress_tokens=(5, 6), bad_words_ids=((3,), (4, 5)),
-        forced_eos_token_id=(1,), stop=("end",), early_stopping="never", num_beams=2, num_return_sequences=2,
-    )  # fmt: skip
+        do_sample=True,
+        temperature=0.6,
+        top_p=0.9,
+        suppress_tokens=(5, 6),
+        bad_words_ids=((3,), (4, 5)),
+        forced_eos_token_id=(1,),
+        stop=("end",),
+        early_stopping="never",
+        num_beams=2,
+        num_return_sequences=2,
+    )
 
 
 @pytest.mark.parametrize(

@@ -159,9 +159,24 @@ def test_the_command_prints_masks_as_run_lengths(drawing: Path, tmp_path: Path):
     picture = tmp_path / "shapes.png"
     shapes.draw(shapes.scene(shapes.HELD_OUT), 320, 240).save(picture)
     done = run_command(
-        "generate", drawing, "segment cat", "--image", picture, "--constrain", "boxes", "--do-sample", "--temperature",
-        "10000", "--max-new-tokens", "24", "--seed", "0", "--json", "--draw", tmp_path / "drawn.png",
-    )  # fmt: skip
+        "generate",
+        drawing,
+        "segment cat",
+        "--image",
+        picture,
+        "--constrain",
+        "boxes",
+        "--do-sample",
+        "--temperature",
+        "10000",
+        "--max-new-tokens",
+        "24",
+        "--seed",
+        "0",
+        "--json",
+        "--draw",
+        tmp_path / "drawn.png",
+    )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["masks"], answer["text"]

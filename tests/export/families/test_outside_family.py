@@ -32,17 +32,32 @@ def checkpoint(tmp_path: Path) -> Path:
     image_processor.size = {"height": 28, "width": 28}
     config = LlavaConfig(
         vision_config={
-            "model_type": "clip_vision_model", "hidden_size": 48, "intermediate_size": 67, "num_hidden_layers": 3,
-            "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "projection_dim": 16,
+            "model_type": "clip_vision_model",
+            "hidden_size": 48,
+            "intermediate_size": 67,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "projection_dim": 16,
         },
         text_config={
-            "model_type": "llama", "vocab_size": 1536, "hidden_size": 32, "intermediate_size": 83,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-            "max_position_embeddings": 128, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
+            "model_type": "llama",
+            "vocab_size": 1536,
+            "hidden_size": 32,
+            "intermediate_size": 83,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 128,
+            "bos_token_id": 2,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=4,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config)
     telling_weights(model)

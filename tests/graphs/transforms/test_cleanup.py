@@ -45,10 +45,13 @@ def test_sequences_are_rotated_whole(kept: int, tmp_path: Path):
     x, head, rest, turned, y = (value(name, "n", 2, 5, 8) for name in ("x", "head", "rest", "turned", "y"))
     head.shape, rest.shape, turned.shape = (ir.Shape(["n", 2, size, 8]) for size in (kept, 5 - kept, 5 - kept))
     arrays = {
-        "zero": np.zeros(1, np.int64), "kept": np.array([kept]), "end": np.array([1 << 40]), "axis": np.array([2]),
+        "zero": np.zeros(1, np.int64),
+        "kept": np.array([kept]),
+        "end": np.array([1 << 40]),
+        "axis": np.array([2]),
         "cos": np.random.default_rng(0).normal(size=(5 - kept, 4)).astype(np.float32),
         "sin": np.random.default_rng(1).normal(size=(5 - kept, 4)).astype(np.float32),
-    }  # fmt: skip
+    }
     given = {
         name: ir.Value(name=name, shape=ir.Shape(array.shape), const_value=ir.tensor(array, name=name))
         for name, array in arrays.items()
@@ -57,10 +60,15 @@ def test_sequences_are_rotated_whole(kept: int, tmp_path: Path):
     nodes = [
         ir.node("Slice", [x, given["zero"], given["kept"], given["axis"]], outputs=[head]),
         ir.node("Slice", [x, given["kept"], given["end"], given["axis"]], outputs=[rest]),
-        ir.node("RotaryEmbedding", [rest, given["zero"], given["cos"], given["sin"]], rotation,
-                domain="com.microsoft", outputs=[turned]),
+        ir.node(
+            "RotaryEmbedding",
+            [rest, given["zero"], given["cos"], given["sin"]],
+            rotation,
+            domain="com.microsoft",
+            outputs=[turned],
+        ),
         ir.node("Concat", [head, turned], {"axis": 2}, outputs=[y]),
-    ]  # fmt: skip
+    ]
     model = graph(nodes, [x], [y], **given)
     model.graph.opset_imports["com.microsoft"] = 1
     values = np.random.default_rng(2).normal(size=(3, 2, 5, 8)).astype(np.float32)

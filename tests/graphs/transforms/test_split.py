@@ -30,8 +30,10 @@ def test_a_graph_in_parts_does_what_it_does_whole(tmp_path: Path):
     weights.attach(model, arrays.__getitem__)
     parts = list(split.split(model, 1600))
     assert [[one.name for one in (*part.graph.inputs, *part.graph.outputs)] for part in parts] == [
-        ["x", "a", "b"], ["b", "a", "c", "y"], ["y", "b", "out"]
-    ]  # fmt: skip
+        ["x", "a", "b"],
+        ["b", "a", "c", "y"],
+        ["y", "b", "out"],
+    ]
     assert [len(part.graph.initializers) for part in parts] == [1, 1, 1]
     assert len(list(split.split(model, 3200))) == 2
     assert len(list(split.split(model, 1))) == 3, "a weight stays whole"

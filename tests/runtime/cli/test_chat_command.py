@@ -39,9 +39,18 @@ def test_chat_answers_line_by_line(
 def test_a_question_that_cannot_be_answered_does_not_end_the_session(bundle: Path, image: Path):
     lines = ["caption", "caption <image>", "caption " * 600, "caption \udcff\udcfe", "caption"]
     done = run_command(
-        "chat", bundle, "--image", image, "--threads", 1, "--max-new-tokens", 5,
-        input="\n".join(lines), encoding="utf-8", errors="surrogateescape",
-    )  # fmt: skip
+        "chat",
+        bundle,
+        "--image",
+        image,
+        "--threads",
+        1,
+        "--max-new-tokens",
+        5,
+        input="\n".join(lines),
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
     first, *refused, last = done.stdout.splitlines()
     assert done.returncode == 0
     assert first == last != ""

@@ -143,5 +143,7 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]):
     console.print_json({"scores": [math.nan, (math.inf, 1.5)], "boxes": {"left": -math.inf}, "text": "é"})
     printed = capsys.readouterr().out
     assert json.loads(printed, parse_constant=pytest.fail) == {
-        "scores": [None, [None, 1.5]], "boxes": {"left": None}, "text": "é",
-    }  # fmt: skip
+        "scores": [None, [None, 1.5]],
+        "boxes": {"left": None},
+        "text": "é",
+    }

@@ -50,9 +50,19 @@ def test_several_answers_are_printed_best_first(bundle: Path, image: Path, capsy
 def test_json_is_printed_and_a_drawing_written(bundle: Path, image: Path, tmp_path: Path):
     drawing = tmp_path / "boxes.png"
     done = run_command(
-        "generate", bundle, f"detect {THING}", "--image", image, "--json", "--draw", drawing, "--threads", 1,
-        "--embedding-folder", tmp_path / "embeddings",
-    )  # fmt: skip
+        "generate",
+        bundle,
+        f"detect {THING}",
+        "--image",
+        image,
+        "--json",
+        "--draw",
+        drawing,
+        "--threads",
+        1,
+        "--embedding-folder",
+        tmp_path / "embeddings",
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "embeddings").glob("*.npy"))) == 1
     answer = json.loads(done.stdout)

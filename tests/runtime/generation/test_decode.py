@@ -26,9 +26,7 @@ class Counting:
     def run(self, stop: set[int], max_new_tokens: int, copies: int = 1) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in range(len(self.last) * copies)]
         prompts = [[0]] * len(self.last)
-        for chosen in decode(
-            self.logits(), self.step, prompts, greedy, [], EndTokens(stop), max_new_tokens, copies
-        ):  # fmt: skip
+        for chosen in decode(self.logits(), self.step, prompts, greedy, [], EndTokens(stop), max_new_tokens, copies):
             for number, token in chosen:
                 answers[number].append(token)
         return answers

@@ -29,9 +29,13 @@ LOCATIONS = LocationTokens(
     "locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";"
 )
 PATCHES = PatchTokens(
-    "patches", "<patch_index_{:04d}>", 32, ("<phrase>", "</phrase>"), ("<object>", "</object>"),
+    "patches",
+    "<patch_index_{:04d}>",
+    32,
+    ("<phrase>", "</phrase>"),
+    ("<object>", "</object>"),
     "</delimiter_of_multi_objects/>",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,19 @@ def test_every_phrase_has_its_boxes_and_there_is_one(options: dict, seed: int, l
         ("locations", "detect", ["<loc0000><loc0001><loc0001><loc1023> red circle", "<loc0000>" * 2 + "<loc0009>" * 2]),
         ("locations", "detect", [" ; ".join(["<loc0010><loc0020><loc0030><loc0040> red circle"] * 3)]),
         ("locations", "segment", ["<loc0010><loc0020><loc0030><loc0040>" + "<seg001>" * 16 + " red circle"]),
-        ("patches", "<grounding> An image of", [
-            "<phrase> a red circle</phrase><object><patch_index_0001><patch_index_0500>"
-            "</delimiter_of_multi_objects/><patch_index_0007><patch_index_0007></object> and"
-            "<phrase> 2 cats</phrase><object><patch_index_0001><patch_index_0500></object>",
-        ]),
+        (
+            "patches",
+            "<grounding> An image of",
+            [
+                "<phrase> a red circle</phrase><object><patch_index_0001><patch_index_0500>"
+                "</delimiter_of_multi_objects/><patch_index_0007><patch_index_0007></object> and"
+                "<phrase> 2 cats</phrase><object><patch_index_0001><patch_index_0500></object>",
+            ],
+        ),
         ("patches", "<phrase> it</phrase>", ["<object><patch_index_0001><patch_index_0500></object>"]),
         ("patches", "<phrase> it</phrase><object><patch_index_0001><patch_index_0500></object> is", ["", " a cat"]),
     ],
-)  # fmt: skip
+)
 def test_what_models_write_is_in_the_grammar(name: str, prompt: str, texts: list[str]):
     """And every token of it is allowed, with just as much room as it takes."""
     one = CASES[name]
@@ -220,11 +228,14 @@ published_answers = pytest.mark.parametrize(
     [
         ("locations", "detect", "<loc0051><loc0309><loc0708><loc0646> old shoe ; <loc0001>"),
         ("locations", "segment", "<loc0051><loc0309><loc0708><loc0646>" + "<seg009>" * 16 + " shoe"),
-        ("patches", "<grounding> An image of",
-         "<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself by"
-         "<phrase> a fire</phrase><object><patch_index_0006><patch_index_0879></object>."),
+        (
+            "patches",
+            "<grounding> An image of",
+            "<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself by"
+            "<phrase> a fire</phrase><object><patch_index_0006><patch_index_0879></object>.",
+        ),
     ],
-)  # fmt: skip
+)
 
 
 def assert_allowed(tokenizer: Tokenizer, format: LocationTokens | PatchTokens, prompt: str, text: str) -> None:

@@ -13,9 +13,13 @@ from onnx_vlm.runtime import Box, Entity, InputError
 from onnx_vlm.runtime.grounding.patches import read, with_boxes
 
 FORMAT = PatchTokens(
-    "patches", "<patch_index_{:04d}>", 32, ("<phrase>", "</phrase>"), ("<object>", "</object>"),
+    "patches",
+    "<patch_index_{:04d}>",
+    32,
+    ("<phrase>", "</phrase>"),
+    ("<object>", "</object>"),
     "</delimiter_of_multi_objects/>",
-)  # fmt: skip
+)
 
 
 def test_entities_are_in_pixels_and_their_spans_in_the_caption():

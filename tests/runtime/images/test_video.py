@@ -65,9 +65,10 @@ def test_frames_that_are_too_large_are_refused(tmp_path: Path):
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "1.png")
     for video, size in (
-        (np.zeros((2, 40, 40, 3), np.uint8), "40 x 40"), (folder, "40 x 40"),
+        (np.zeros((2, 40, 40, 3), np.uint8), "40 x 40"),
+        (folder, "40 x 40"),
         (write_film(tmp_path / "film.mp4"), "160 x 96"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match=f"{size} pixels; the limit max_pixels is 1599"):
             frames(video, 4, Limits(max_pixels=1599))
 

@@ -34,8 +34,11 @@ def test_options_become_what_onnx_runtime_calls_them():
     resolved = resolve("cuda", {"threads": "2", "device_id": 1, "memory_limit": 5 << 30, "arena_extend": "exact"})
     assert resolved[SESSION] == {"intra_op_num_threads": 2}
     assert resolved[PROVIDERS["cuda"].ort_name] == {
-        "use_tf32": "0", "device_id": "1", "gpu_mem_limit": str(5 << 30), "arena_extend_strategy": "kSameAsRequested",
-    }  # fmt: skip
+        "use_tf32": "0",
+        "device_id": "1",
+        "gpu_mem_limit": str(5 << 30),
+        "arena_extend_strategy": "kSameAsRequested",
+    }
     both = resolve("tensorrt", {"device_id": 1, "tf32": "on"})
     assert both[PROVIDERS["tensorrt"].ort_name] == {"device_id": "1"}
     shared = both[PROVIDERS["cuda"].ort_name]
@@ -159,8 +162,10 @@ def test_the_doctor_tells_what_runs():
     assert (done.exit_code, found["sound"], found["auto"], found["clash"]) == (0, True, "cpu", None)
     assert found["version"] == ort.__version__
     assert [(one["provider"], one["built"], one["runs"]) for one in found["attempts"]] == [
-        ("cpu", True, True), ("cuda", False, False), ("tensorrt", False, False),
-    ]  # fmt: skip
+        ("cpu", True, True),
+        ("cuda", False, False),
+        ("tensorrt", False, False),
+    ]
     asked = CliRunner().invoke(app, ["doctor", "--provider", "cuda"])
     assert asked.exit_code == 1
     assert "ran a graph of one node" in asked.stdout

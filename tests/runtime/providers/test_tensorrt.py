@@ -66,11 +66,16 @@ def test_options_of_each_graph(portable: manifest.Manifest, tmp_path: Path):
     assert folder.is_dir()
     assert found.keys() == set(contract.GRAPHS)
     assert found["vision_encoder"] == {
-        "device_id": "1", "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder),
-        "trt_engine_cache_prefix": "vision_encoder", "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(folder), "trt_profile_min_shapes": "pixel_values:1x3x56x56",
-        "trt_profile_opt_shapes": "pixel_values:1x3x56x56", "trt_profile_max_shapes": "pixel_values:4x3x56x56",
-    }  # fmt: skip
+        "device_id": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_engine_cache_prefix": "vision_encoder",
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+        "trt_profile_min_shapes": "pixel_values:1x3x56x56",
+        "trt_profile_opt_shapes": "pixel_values:1x3x56x56",
+        "trt_profile_max_shapes": "pixel_values:4x3x56x56",
+    }
     assert found["decoder"]["trt_profile_opt_shapes"].startswith("inputs_embeds:2x1x")
     for precision in ("fp16", "bf16"):
         narrow = dataclasses.replace(portable, precision=dict.fromkeys(portable.precision, precision))
@@ -135,8 +140,10 @@ def test_profiles_that_do_not_fit_the_graph_are_found():
     wrong = {**DECODER, "batch": SizeRange(2, 1, 8), "tiles": SizeRange(1, 1, 1)}
     del wrong["kept"]
     assert shape_profile.problems(wrong, SPEC) == [
-        "kept: missing", "tiles: unknown", "batch: 2, 1, 8 are not in order from 1 up"
-    ]  # fmt: skip
+        "kept: missing",
+        "tiles: unknown",
+        "batch: 2, 1, 8 are not in order from 1 up",
+    ]
 
 
 def test_a_manifest_with_wrong_profiles_is_refused(portable: manifest.Manifest, bundle: Path, tmp_path: Path):

@@ -16,9 +16,13 @@ LOCATING = TextPrompt("plain", "", "", "<image>", 257152, "", "<bos>", "\n", Fal
 GROUNDED = TextPrompt("plain", "<s>", "<image>", "<image>", 64003, "</image>", "", "", True, False, 0, 1)
 CHAT = ChatPrompt("chat", {"bos_token": "<|begin_of_text|>"}, "<|image|>", 128002, "<|video|>", 128003)
 PATCHES = PatchTokens(
-    "patches", "<patch_index_{:04d}>", 32, ("<phrase>", "</phrase>"), ("<object>", "</object>"),
+    "patches",
+    "<patch_index_{:04d}>",
+    32,
+    ("<phrase>", "</phrase>"),
+    ("<object>", "</object>"),
     "</delimiter_of_multi_objects/>",
-)  # fmt: skip
+)
 PALIGEMMA, PERCEPTION_LM, KOSMOS2 = (
     f"processors/{name}" for name in ("paligemma-3b-224", "perception-lm-1b", "kosmos-2-patch14-224")
 )
