@@ -1,4 +1,4 @@
-"""What an export will take, told before anything is written."""
+"""Estimate the time, memory and disk of an export before anything is written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROOF_LARGEST = 2.5
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an export will take, roughly: seconds on two cores, bytes of memory and of disk."""
+    """A rough estimate of an export: seconds on two cores, bytes of memory and of disk."""
 
     seconds: float
     memory: int
@@ -36,7 +36,7 @@ class Estimate:
 def estimate(
     parts: dict[str, list[torch.Tensor]], precisions: dict[str, str], block_size: int, prove: bool
 ) -> Estimate:
-    """What it takes to export weights, by the part that they belong to, in these precisions."""
+    """Estimate the export of weights, given by the part that they belong to, in these precisions."""
     seconds, disk, largest = START, 0, 0
     for name, tensors in parts.items():
         precision = PRECISIONS[precisions[name]]

@@ -87,7 +87,7 @@ def expectations(
     folder: Path | None = None,
     answers: Sequence[np.ndarray] | None = None,
 ) -> list[Arrays]:
-    """What the source model's processor and stages make of each image and prompt, computed in float32.
+    """The results of the source model's processor and stages for each image and prompt, computed in float32.
 
     Args:
         folder: a bundle whose rounded weights the model gets; None for the checkpoint's.
@@ -168,7 +168,7 @@ def rounding(checkpoint: Checkpoint, chosen: Family, folder: Path) -> Check:
 
 
 def loss(exact: Sequence[Arrays], rounded: Sequence[Arrays]) -> manifest.Loss:
-    """What rounding costs, of logits before the same tokens."""
+    """The loss by rounding, from the logits before the same tokens."""
     tokens, source, ours = (
         np.concatenate(arrays)
         for arrays in (
@@ -194,7 +194,7 @@ def _perplexity(logits: np.ndarray, tokens: np.ndarray) -> float:
 
 @system_errors.named()
 def live(checkpoint: str | Path, folder: str | Path, adapter: str | Path | None = None) -> tuple[Evidence, Check]:
-    """What `gather` returns of a checkpoint and the bundle in `folder`; for `verify`."""
+    """The results of `gather` for a checkpoint and the bundle in `folder`, as `verify` needs them."""
     made = manifest.load(Path(folder))
     source = hub.open_checkpoint(checkpoint, adapter)
     chosen = registry.find(source.config.get("model_type"))

@@ -67,7 +67,7 @@ def judge(
 
 
 def failures(folder: Path, evidence: Evidence, weights: Check) -> list[Check]:
-    """What a written bundle does not do as the evidence has it."""
+    """The checks in which a written bundle differs from the evidence."""
     checks = [weights]
     if weights.passed:
         checks += compare(OnDisk(folder), evidence)
