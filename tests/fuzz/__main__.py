@@ -84,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=TARGETS, help="one target; may be given several times")
     parser.add_argument("--bundle", action="append", type=Path, default=[], help="a bundle to damage, too")
     parser.add_argument("--replay", nargs=2, metavar=("TARGET", "SEED"), help="run one case again")
-    parser.add_argument("--failures", type=Path, default=Path("/tmp/fuzz-failures"), help="a folder (%(default)s)")
+    parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="a folder (%(default)s)")
     return parser.parse_args()
 
 
