@@ -6,17 +6,30 @@ They give what transformers' logits processors of the same names give for the id
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
 from ...graphs import GenerationError
+from .incremental import Incremental
 from .numerics import IMPOSSIBLE, softmax
 
 #: takes the ids of the prompt, those of the answer so far, and logits (vocab,); returns logits (vocab,), -inf for ids
 #: that must not be chosen
 Filter: TypeAlias = Callable[[Sequence[int], Sequence[int], np.ndarray], np.ndarray]
+
+
+def _ids(prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
+    return np.concatenate([np.asarray(prompt, np.int64), np.asarray(answer, np.int64)])
+
+
+def _distinct(prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
+    return np.unique(_ids(prompt, answer))
+
+
+def _with_id(distinct: np.ndarray, token_id: int) -> np.ndarray:
+    return distinct if (distinct == token_id).any() else np.append(distinct, token_id)
 
 
 @dataclass(frozen=True)
@@ -26,9 +39,12 @@ class RepetitionPenalty:
 
     penalty: float
     with_answer: bool = True
+    _seen: Incremental[np.ndarray] = field(
+        init=False, repr=False, compare=False, default_factory=lambda: Incremental(_distinct, _with_id)
+    )
 
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
-        seen = _ids(prompt, answer if self.with_answer else ())
+        seen = self._seen(prompt, answer if self.with_answer else ())
         seen = seen[seen < len(logits)]  # placeholders of images may lie beyond the vocabulary
         penalty, chosen = np.float32(self.penalty), logits[seen]
         changed = logits.copy()
@@ -41,14 +57,18 @@ class NoRepeatNGrams:
     """No sequence of `size` ids occurs twice in prompt and answer."""
 
     size: int
+    _all: Incremental[np.ndarray] = field(
+        init=False, repr=False, compare=False, default_factory=lambda: Incremental(_ids, np.append)
+    )
 
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
-        ids = _ids(prompt, answer)
+        ids = self._all(prompt, answer)
         if len(ids) < self.size:
             return logits
-        windows = np.lib.stride_tricks.sliding_window_view(ids, self.size)
-        last = ids[len(ids) - self.size + 1 :]
-        return _without(logits, windows[(windows[:, :-1] == last).all(axis=1), -1])
+        following = np.arange(self.size - 1, len(ids))  # indices of ids that followed what stands last
+        for back in range(1, self.size):
+            following = following[ids[following - back] == ids[-back]]
+        return _without(logits, ids[following])
 
 
 @dataclass(frozen=True)
@@ -148,10 +168,6 @@ def expect_possible(logits: np.ndarray) -> None:
     """Raise a GenerationError if filters left nothing to choose."""
     if not logits.max() > IMPOSSIBLE:
         raise GenerationError("the options leave no token to go on with; allow more ids, or shorter answers")
-
-
-def _ids(prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
-    return np.concatenate([np.asarray(prompt, np.int64), np.asarray(answer, np.int64)])
 
 
 def _without(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:

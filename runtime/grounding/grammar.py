@@ -5,6 +5,7 @@ It counts the ids that are left, so that an answer that is cut can be read to it
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
@@ -14,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ...graphs import InputError
+from ..generation.incremental import Incremental
 from ..generation.numerics import IMPOSSIBLE, UNLIKELY
 from ..text.detokenize import BYTE
 
@@ -65,13 +67,20 @@ class Grammar:
 
         A prompt may break the grammar; what comes after that is read from the first state.
         """
-        first = state = next(iter(self.table))
-        locations: list[int] = []
-        for number in (*prompt, *answer) if self.continues else answer:
-            kind = Kind(self.kinds[number]) if number < len(self.kinds) else Kind.OTHER
-            state = self.table[state].get(kind, first)
-            locations = [*locations, int(np.flatnonzero(self.locations == number)[0])] if kind is Kind.LOCATION else []
-        return state, locations
+        ids = (*prompt, *answer) if self.continues else answer
+        return functools.reduce(self.after, ids, (self._first, []))
+
+    def after(self, before: tuple[str, list[int]], token_id: int) -> tuple[str, list[int]]:
+        """What `state` returns, after one more id."""
+        state, locations = before
+        kind = Kind(self.kinds[token_id]) if token_id < len(self.kinds) else Kind.OTHER
+        is_location = kind is Kind.LOCATION
+        locations = [*locations, int(np.flatnonzero(self.locations == token_id)[0])] if is_location else []
+        return self.table[state].get(kind, self._first), locations
+
+    @property
+    def _first(self) -> str:
+        return next(iter(self.table))
 
     def least(self) -> dict[str, int]:
         """For each state, the least number of further tokens after which an answer with a box may end."""
@@ -95,6 +104,7 @@ class Constraint:
 
     def __init__(self, grammar: Grammar, length: int, prompts: Iterable[Sequence[int]]) -> None:
         self._grammar, self._length, self._least = grammar, length, grammar.least()
+        self._state = Incremental(grammar.state, grammar.after)
         least = max(self._least[grammar.state(prompt, ())[0]] for prompt in prompts)
         if least > length:
             raise InputError(
@@ -110,7 +120,7 @@ class Constraint:
     def allowed(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """(vocab,) of bool: the ids that may come."""
         grammar = self._grammar
-        state, locations = grammar.state(prompt, answer)
+        state, locations = self._state(prompt, answer)
         left = self._length - len(answer) - 1
         kinds = np.zeros(len(Kind), bool)
         kinds[[kind for kind, after in grammar.table[state].items() if self._least[after] <= left]] = True
