@@ -114,8 +114,8 @@ def measure(
         image = np.indices((*SIZE[::-1], 3)).sum(0).astype(np.uint8)
     prompt = vlm.manifest.proof.prompt if vlm.manifest.proof else PROMPT
     runs = []
-    for number in range(1, repeats + 1):
-        progress(f"answer {number} of {repeats}")
+    for repeat in range(1, repeats + 1):
+        progress(f"answer {repeat} of {repeats}")
         encoded, times = _answer(vlm, prompt, image, new_tokens)
         runs.append(times)
     if len(runs) > 1:
@@ -167,9 +167,9 @@ def _answer(vlm: VLM, prompt: str, image: ImageInput, new_tokens: int) -> tuple[
 def read_size() -> int:
     """Bytes to read so that caches cannot hold them: four times what they hold, 1 GiB or more; half of the free memory
     if that is less."""
-    wanted = max(READ_AT_LEAST, CACHES * cache_bytes())
+    enough = max(READ_AT_LEAST, CACHES * cache_bytes())
     free = free_memory()
-    return wanted if free is None else max(1, min(wanted, free // 2))
+    return enough if free is None else max(1, min(enough, free // 2))
 
 
 def bandwidth(threads: int) -> Bandwidth:

@@ -36,7 +36,7 @@ class Chat:
         self._media = Media()  # what earlier turns name
         self._unnamed = self._read(images, videos)  # what the next turn will name
         self._embeds: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # tiles and their embeddings, by id of the tiles
-        self._kept: CachedPrefix | None = None
+        self._prefix: CachedPrefix | None = None
         self.messages: list[dict[str, Any]] = []
 
     def ask(
@@ -98,8 +98,8 @@ class Chat:
             (answer,) = yield from self._pipeline.answer(
                 [encoded], settings, reader, prefill=self._prefill, timer=timer
             )
-            if self._kept is not None and settings.num_beams == settings.num_return_sequences == 1:
-                self._kept.extend(answer.token_ids)
+            if self._prefix is not None and settings.num_beams == settings.num_return_sequences == 1:
+                self._prefix.extend(answer.token_ids)
             self.messages += [turn, {"role": "assistant", "content": answer.text}]
             self._media, self._unnamed = about, Media()
             return [answer]
@@ -121,14 +121,14 @@ class Chat:
         self._embeds = {id(tiles): known[id(tiles)] for tiles in prompt.tiles}
         row = engine.merge(prompt, [self._embeds[id(tiles)][1] for tiles in prompt.tiles])
         timer.lap("vision")
-        kept, self._kept = self._kept, None  # nothing is kept if the run fails
-        held = kept.common_length(row) if kept else 0
-        if kept and held:
-            logits, run = engine.resume(kept.run, held, row[held:], max_new_tokens, copies)
+        prefix, self._prefix = self._prefix, None  # nothing is kept if the run fails
+        held = prefix.common_length(row) if prefix else 0
+        if prefix and held:
+            logits, run = engine.resume(prefix.run, held, row[held:], max_new_tokens, copies)
         else:
             logits, run = engine.start([row], max_new_tokens, copies)
         if self._pipeline.manifest.causal:
-            self._kept = CachedPrefix(engine, run, row)
+            self._prefix = CachedPrefix(engine, run, row)
         timer.lap("prefill")
         return logits, run
 

@@ -94,9 +94,9 @@ def _entries(name: str, values: Any, prompts: int) -> Sequence[Any]:
     if values is None:
         return [None] * prompts
     if not isinstance(values, (list, tuple)) or len(values) != prompts:
-        number = len(values) if isinstance(values, (list, tuple)) else 1
+        count = len(values) if isinstance(values, (list, tuple)) else 1
         raise InputError(
-            f"{prompts} prompts need {prompts} entries of {name}, {number} given; a list counts as one entry"
+            f"{prompts} prompts need {prompts} entries of {name}, {count} given; a list counts as one entry"
         )
     return values
 

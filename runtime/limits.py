@@ -50,11 +50,11 @@ class Limits:
             if not ((value is None and optional) or (type(value) is int and value >= least)):
                 raise InputError(f"{field.name} is {value!r}; give {least} or more" + (", or None" if optional else ""))
 
-    def check_images(self, number: int) -> None:
+    def check_images(self, count: int) -> None:
         """Raise an InputError for more images and videos than a prompt may have."""
-        if self.max_images is not None and number > self.max_images:
+        if self.max_images is not None and count > self.max_images:
             raise InputError(
-                f"{number} images and videos are given, the limit max_images is {self.max_images}; give fewer"
+                f"{count} images and videos are given, the limit max_images is {self.max_images}; give fewer"
             )
 
     def check_image_tokens(self, tokens: int, generation: GenerationDefaults) -> None:

@@ -144,7 +144,7 @@ class Pipeline:
             timer: was started when the work began; a new one if None.
         """
         timer = timer or StageTimer()
-        prompts = [one.prompt for one in encoded]
+        prompts = [request.prompt for request in encoded]
         ids = [prompt.counted for prompt in prompts]
         copies = max(settings.num_beams, settings.num_return_sequences)
         settings = dataclasses.replace(

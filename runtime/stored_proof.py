@@ -105,7 +105,7 @@ def _image(path: Path) -> Image.Image:
 
 def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[str]:
     """The problems of the arrays of one case."""
-    wanted = [
+    specs = [
         TensorSpec(contract.INPUT_IDS, "int64", ("tokens",)),
         *manifest.graphs[contract.VISION_ENCODER].inputs,
         *manifest.graphs[contract.VISION_ENCODER].outputs,
@@ -114,8 +114,8 @@ def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterato
         TensorSpec(contract.LOGITS, "float32", ("new tokens", manifest.graphs[contract.DECODER].outputs[0].shape[-1])),
     ]
     if contract.MASKS in expected and contract.MASK_DECODER in manifest.graphs:
-        wanted += [*manifest.graphs[contract.MASK_DECODER].inputs, *manifest.graphs[contract.MASK_DECODER].outputs]
-    for spec in wanted:
+        specs += [*manifest.graphs[contract.MASK_DECODER].inputs, *manifest.graphs[contract.MASK_DECODER].outputs]
+    for spec in specs:
         if spec.name not in expected:
             yield f"{spec.name}: missing"
             continue

@@ -117,15 +117,15 @@ def verify(
         BundleError: if the bundle cannot be loaded, or has no proof and nothing is `expected`.
     """
     folder, tell = Path(bundle), progress or (lambda _: None)
-    found = manifest.load(folder)
-    if found.proof is None and expected is None:
+    bundle_manifest = manifest.load(folder)
+    if bundle_manifest.proof is None and expected is None:
         raise BundleError(
             f"{folder} carries no proof, it was exported with --no-prove; compare it with --checkpoint, or export again"
         )
-    checks = list(_files(found, folder, tell))
+    checks = list(_files(bundle_manifest, folder, tell))
     if not all(check.passed for check in checks):
         return checks
-    evidence = expected or stored_proof.read(found, folder)
+    evidence = expected or stored_proof.read(bundle_manifest, folder)
     tell("load")
     vlm = VLM(folder, options)
     checks.append(Check("provider", "", 0.0, 0.0, "; ".join((vlm.provider, *vlm.passed_over))))
@@ -135,16 +135,16 @@ def verify(
     return checks
 
 
-def _files(found: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterator[Check]:
+def _files(bundle_manifest: Manifest, folder: Path, tell: Callable[[str], None]) -> Iterator[Check]:
     """One check of all files; or one for each file that differs from what was written."""
     damaged = []
-    for name, file in found.files.items():
+    for name, file in bundle_manifest.files.items():
         tell(name)
         if manifest.sha256(folder / name) != file.sha256:
             damaged.append(name)
-    size = sum(file.size for file in found.files.values())
+    size = sum(file.size for file in bundle_manifest.files.values())
     if not damaged:
-        yield Check("files", "", 0.0, 0.0, f"{len(found.files)} files, {size / 1e6:.1f} MB, as written")
+        yield Check("files", "", 0.0, 0.0, f"{len(bundle_manifest.files)} files, {size / 1e6:.1f} MB, as written")
     for name in damaged:
         yield Check(name, "", 1.0, 0.0, "sha256 is not that of the manifest; export the bundle again")
 
@@ -162,7 +162,7 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
     cases = evidence.cases
     encoded = [encode(stages, case.prompt, case.image) for case in cases]
     wrong = next((index for index, case in enumerate(cases) if not _same_ids(encoded[index], case)), None)
-    note = f"{' and '.join(str(len(one.ids)) for one in encoded)} ids"
+    note = f"{' and '.join(str(len(prompt.ids)) for prompt in encoded)} ids"
     if wrong is not None:
         note = f"{encoded[wrong].ids} not {cases[wrong].expected[contract.INPUT_IDS]}"
     yield Check(contract.INPUT_IDS, "", float(wrong is not None), 0.0, note)
@@ -174,7 +174,7 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
         row = PRECISIONS[stages.manifest.precision[graph]]
         return row.name, row.logits_tolerance(loss) if evidence.rounded else row.loss_refused
 
-    pixels = np.concatenate([tile for one in encoded for tile in one.tiles])
+    pixels = np.concatenate([tile for prompt in encoded for tile in prompt.tiles])
     yield Check(contract.PIXEL_VALUES, "", _error(pixels, expected(contract.PIXEL_VALUES)), PIXELS)
     features = stages.encode(expected(contract.PIXEL_VALUES))
     error = _error(features, expected(contract.VISION_FEATURES))
@@ -208,21 +208,22 @@ def _answers(
     embeds = [case.expected[contract.IMAGE_EMBEDS] for case in cases]
     tokens = [case.expected[contract.TOKEN_IDS] for case in cases]
     ours = _centred(stages.answers(encoded, embeds, tokens))
-    wanted = _centred([case.expected[contract.LOGITS] for case in cases])
-    typical = float(np.linalg.norm(wanted)) / len(wanted) ** 0.5  # of one row: those of an unsure model are small
-    rows = np.arange(len(wanted))
+    expected = _centred([case.expected[contract.LOGITS] for case in cases])
+    typical = float(np.linalg.norm(expected)) / len(expected) ** 0.5  # of one row: those of an unsure model are small
+    rows = np.arange(len(expected))
     prefills = np.cumsum([0, *map(len, tokens)])[:-1]
-    for name, some in (("prefill logits", prefills), ("step logits", np.delete(rows, prefills))):
-        if len(some):
-            error = _error(ours[some], wanted[some], typical * len(some) ** 0.5)
-            yield Check(name, precision, error, tolerance, f"{len(some)} {name.split()[0]}s")
-    chosen, best = ours.argmax(-1), wanted.argmax(-1)
-    margins = wanted[rows, best] - wanted[rows, chosen]
-    shares = margins / np.maximum(np.abs(wanted).max(-1), np.finfo(np.float32).tiny)
-    worst, other = int(shares.argmax()), int((chosen != best).sum())
-    note = f"{len(best) - other} of {len(best)} equal"
+    for name, selected in (("prefill logits", prefills), ("step logits", np.delete(rows, prefills))):
+        if len(selected):
+            error = _error(ours[selected], expected[selected], typical * len(selected) ** 0.5)
+            yield Check(name, precision, error, tolerance, f"{len(selected)} {name.split()[0]}s")
+    our_tokens, source_tokens = ours.argmax(-1), expected.argmax(-1)
+    margins = expected[rows, source_tokens] - expected[rows, our_tokens]
+    shares = margins / np.maximum(np.abs(expected).max(-1), np.finfo(np.float32).tiny)
+    worst, other = int(shares.argmax()), int((our_tokens != source_tokens).sum())
+    note = f"{len(source_tokens) - other} of {len(source_tokens)} equal"
     if other:
-        note += f"; token {worst + 1}: {chosen[worst]} instead of {best[worst]}, margin {margins[worst]:.3g}"
+        instead = f"{our_tokens[worst]} instead of {source_tokens[worst]}"
+        note += f"; token {worst + 1}: {instead}, margin {margins[worst]:.3g}"
     yield Check("tokens", precision, float(shares[worst]), tolerance, note)
 
 

@@ -19,9 +19,10 @@ from ...graphs import VLMError
 DEBUG = "ONNX_VLM_DEBUG"  #: environment variable; if set, an unexpected error shows its traceback
 #: Reasons why a path cannot be used that its user can mend. Others, such as a full disk, are failures.
 BAD_PATH = {
-    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
-    errno.EPERM, errno.EROFS,
-}  # fmt: skip
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+}
 
 app = typer.Typer(
     help="Vision-language models as ONNX: export a checkpoint once, then ask about images without PyTorch.",

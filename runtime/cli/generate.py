@@ -85,8 +85,8 @@ def _print(answer: Generation, where: str, texts: bool) -> None:
     from . import tables
 
     if texts:
-        for one in (answer, *answer.alternatives):
-            print(one.text if one.caption is None else one.caption, flush=True)
+        for generation in (answer, *answer.alternatives):
+            print(generation.text if generation.caption is None else generation.caption, flush=True)
     if answer.boxes:
         messages.print(tables.boxes(answer.boxes))
     messages.print(f"{tables.times(answer.timings)}  {where}", style="dim", soft_wrap=True)

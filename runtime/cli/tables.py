@@ -47,7 +47,7 @@ def report(examined: Report) -> RenderableType:
         loaded = sum(library.error is None for library in attempt.libraries)
         libraries = f"{loaded} of {len(attempt.libraries)} load" if attempt.libraries else ""
         result = "ran a graph of one node" if attempt.runs else f"{attempt.reason}\nto get it: {attempt.remedy}"
-        devices = "\n".join(f"{number} {name}" for number, name in enumerate(attempt.devices))
+        devices = "\n".join(f"{device_id} {name}" for device_id, name in enumerate(attempt.devices))
         table.add_row(mark, attempt.provider, libraries, escape(devices), escape(result))
     end = f"provider auto is {examined.auto}" if examined.auto else "no provider runs"
     clash = [f"[bold red]{escape(examined.clash)}[/]", ""] if examined.clash else []
@@ -155,7 +155,7 @@ def _behaviour(manifest: Manifest) -> Table:
         table.add_row("masks", "codes and pixels" if drawn else "codes alone; export with --mask-decoder for pixels")
     if manifest.proof is not None:
         prompts = manifest.proof.prompts or (manifest.proof.prompt,)
-        table.add_row("proof", f"{len(prompts)} images with {', '.join(repr(one) for one in dict.fromkeys(prompts))}")
+        table.add_row("proof", f"{len(prompts)} images with {', '.join(map(repr, dict.fromkeys(prompts)))}")
         if manifest.proof.loss is not None:
             table.add_row("loss", str(manifest.proof.loss))
     wide = [f"{len(nodes)} nodes of {name}" for name, nodes in manifest.float32_nodes.items() if nodes]

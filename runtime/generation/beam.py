@@ -116,21 +116,21 @@ def search(
     width = settings.width
     rows = np.arange(len(prompts)).repeat(width)
     going = list(prompts)
-    for made in range(1, settings.max_new_tokens + 1):
+    for length in range(1, settings.max_new_tokens + 1):
         parts = np.split(rows, len(going))
-        chosen = [beams.advance(logits[part]) for beams, part in zip(going, parts)]
+        continuations = [beams.advance(logits[part]) for beams, part in zip(going, parts)]
         unfinished = [index for index, beams in enumerate(going) if not beams.done]
-        if made == settings.max_new_tokens or not unfinished:
+        if length == settings.max_new_tokens or not unfinished:
             break
-        parents = np.concatenate([parts[index][chosen[index][0]] for index in unfinished])
-        logits = step(parents, np.concatenate([chosen[index][1] for index in unfinished]))
+        parents = np.concatenate([parts[index][continuations[index][0]] for index in unfinished])
+        logits = step(parents, np.concatenate([continuations[index][1] for index in unfinished]))
         going = [going[index] for index in unfinished]
         rows = np.arange(len(parents))
     return [beams.ended for beams in prompts]
 
 
-def _best(scores: np.ndarray, number: int) -> np.ndarray:
+def _best(scores: np.ndarray, count: int) -> np.ndarray:
     """Indices of the largest scores, the largest first."""
-    number = min(number, len(scores))
-    largest = np.argpartition(-scores, number - 1)[:number]
+    count = min(count, len(scores))
+    largest = np.argpartition(-scores, count - 1)[:count]
     return largest[np.argsort(-scores[largest], kind="stable")]

@@ -16,7 +16,7 @@ from .stops import Stop
 #: takes which rows of the batch go on (new batch,), some perhaps several times, and an id to append to each (new
 #: batch,); returns the logits after them (new batch, vocab)
 Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
-#: picks an id for a numbered answer from its logits (vocab,)
+#: picks an id for the answer with an index from its logits (vocab,)
 Choose = Callable[[int, np.ndarray], int]
 
 
@@ -32,7 +32,7 @@ def decode(
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield (answer, id) of every answer that goes on, until all have ended or `max_new_tokens` are out.
 
-    Answers that have ended are dropped from the batch; the last ones take their rows. Answer number i is to prompt
+    Answers that have ended are dropped from the batch; the last ones take their rows. Answer i is to the prompt
     i // copies.
 
     Args:
@@ -45,23 +45,23 @@ def decode(
         max_new_tokens: where an answer is cut.
         copies: how many answers a prompt gets.
     """
-    rows = np.arange(len(prompts)).repeat(copies)  # of each answer on its way: its row in the batch, and its number
-    numbers = np.arange(len(rows))
+    rows = np.arange(len(prompts)).repeat(copies)  # of each answer on its way: its row in the batch, and its index
+    indices = np.arange(len(rows))
     answers: list[list[int]] = [[] for _ in rows]
-    for made in range(1, max_new_tokens + 1):
-        for row, number in zip(rows, numbers):
+    for length in range(1, max_new_tokens + 1):
+        for row, index in zip(rows, indices):
             scores = logits[row]
             for change in filters:
-                scores = change(prompts[number // copies], answers[number], scores)
+                scores = change(prompts[index // copies], answers[index], scores)
             if filters:
                 expect_possible(scores)
-            answers[number].append(choose(number, scores))
-        yield [(int(number), answers[number][-1]) for number in numbers]
-        going = fill_gaps(np.array([not stop(answers[number]) for number in numbers]))
-        if made == max_new_tokens or not len(going):
+            answers[index].append(choose(index, scores))
+        yield [(int(index), answers[index][-1]) for index in indices]
+        going = fill_gaps(np.array([not stop(answers[index]) for index in indices]))
+        if length == max_new_tokens or not len(going):
             return
-        rows, numbers = rows[going], numbers[going]
-        logits = step(rows, np.array([answers[number][-1] for number in numbers]))
+        rows, indices = rows[going], indices[going]
+        logits = step(rows, np.array([answers[index][-1] for index in indices]))
         rows = np.arange(len(rows))
 
 
@@ -79,7 +79,7 @@ def on_host(step: Step) -> Step:
     return lambda rows, ids: np.asarray(step(rows, ids))
 
 
-def greedy(number: int, logits: np.ndarray) -> int:
+def greedy(index: int, logits: np.ndarray) -> int:
     """The likeliest id."""
     return int(logits.argmax())
 
@@ -96,8 +96,8 @@ class Sample:
         if seed is None:
             self._random = [np.random.default_rng() for _ in range(answers)]
         else:
-            self._random = [np.random.default_rng([seed, number % copies]) for number in range(answers)]
+            self._random = [np.random.default_rng([seed, index % copies]) for index in range(answers)]
 
-    def __call__(self, number: int, logits: np.ndarray) -> int:
+    def __call__(self, index: int, logits: np.ndarray) -> int:
         likely = np.exp(logits.astype(np.float64) - logits.max()).cumsum()
-        return int(np.searchsorted(likely, self._random[number].random() * likely[-1], side="right"))
+        return int(np.searchsorted(likely, self._random[index].random() * likely[-1], side="right"))

@@ -24,17 +24,17 @@ def score(
         step: as for `decode`.
         candidates: the ids of each, none of `end_ids` among them.
     """
-    found: list[list[float]] = [[] for _ in candidates]
+    log_probabilities: list[list[float]] = [[] for _ in candidates]
 
-    def choose(number: int, scores: np.ndarray) -> int:
-        made, ids = len(found[number]), candidates[number]
-        chosen = [ids[made]] if made < len(ids) else list(end_ids)
-        if not chosen:
+    def choose(index: int, scores: np.ndarray) -> int:
+        position, ids = len(log_probabilities[index]), candidates[index]
+        targets = [ids[position]] if position < len(ids) else list(end_ids)
+        if not targets:
             return 0  # fed beside the candidates that are longer, and not looked at
-        found[number].append(log_sum(scores[chosen]) - log_sum(scores))
-        return chosen[0]
+        log_probabilities[index].append(log_sum(scores[targets]) - log_sum(scores))
+        return targets[0]
 
     longest = max(1, max(map(len, candidates)) + bool(end_ids))
     for _ in decode(np.asarray(logits), on_host(step), [()], choose, [], EndTokens(end_ids), longest, len(candidates)):
         pass
-    return found
+    return log_probabilities

@@ -33,7 +33,7 @@ class Answer:
     score: float | None = None
 
 
-#: yields (number, id) of each answer that goes on, step by step; returns the answers to each prompt, the best first
+#: yields (index, id) of each answer that goes on, step by step; returns the answers to each prompt, the best first
 Answering = Generator[list[tuple[int, int]], None, list[list[Answer]]]
 
 
@@ -64,10 +64,10 @@ def answer(
             logits, step = np.asarray(logits), on_host(step)
         choose = Sample(len(prompts) * returned, returned, settings.seed) if settings.do_sample else greedy
         answers: list[list[int]] = [[] for _ in range(len(prompts) * returned)]
-        for chosen in decode(logits, step, prompts, choose, chain, stop, length, returned):
-            for number, token in chosen:
-                answers[number].append(token)
-            yield chosen
+        for tokens in decode(logits, step, prompts, choose, chain, stop, length, returned):
+            for index, token in tokens:
+                answers[index].append(token)
+            yield tokens
         return [[Answer(ids) for ids in answers[i : i + returned]] for i in range(0, len(answers), returned)]
     beams = BeamSettings(
         width=settings.num_beams,
@@ -82,8 +82,8 @@ def answer(
         Beams(ids, beams, chain, stop, np.random.default_rng(settings.seed) if settings.do_sample else None)
         for ids in prompts
     ]
-    found = search(logits, step, started, beams)
-    return [[Answer(ids, score) for score, ids in some[:returned]] for some in found]
+    ranked = search(logits, step, started, beams)
+    return [[Answer(ids, score) for score, ids in best[:returned]] for best in ranked]
 
 
 def filters(settings: Settings, end_ids: Sequence[int], constraints: Sequence[Filter]) -> list[Filter]:

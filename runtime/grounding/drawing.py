@@ -31,7 +31,7 @@ def draw(image: Image.Image, boxes: Sequence[Box], masks: Sequence[Mask] = ()) -
     drawn = image.convert("RGB")
     scale = (image.width * image.height) ** 0.5
     line = max(1, round(scale / 260))
-    labels = list(dict.fromkeys(one.label for one in (*boxes, *masks)))
+    labels = list(dict.fromkeys(item.label for item in (*boxes, *masks)))
     colours = {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(labels)}
     shapes = [_Shape(mask.pixels, colours[mask.label], line) for mask in masks if mask.pixels is not None]
     for layer in ("fill", "halo", "edge"):  # what belongs to one is not hidden by what surrounds another
@@ -88,8 +88,8 @@ def _fitting(text: str, font: Font, width: int) -> str:
     """A text, its end cut where it is wider than `width`; empty if not even a letter fits."""
     if font.getlength(text) <= width:
         return text
-    cut = (f"{text[:end].rstrip()}…" for end in range(len(text) - 1, 0, -1))
-    return next((some for some in cut if font.getlength(some) <= width), "")
+    candidates = (f"{text[:end].rstrip()}…" for end in range(len(text) - 1, 0, -1))
+    return next((shortened for shortened in candidates if font.getlength(shortened) <= width), "")
 
 
 def _tag(
@@ -108,7 +108,13 @@ def _tag(
     top, bottom = min(top, ascent), max(bottom, descent)
     width, height = round(right - left) + 6 * line, round(bottom - top) + 4 * line
     spots = dict.fromkeys(_spots(box, width, height, line, size))
-    x, y = min(spots, key=lambda spot: sum(_shared((*spot, spot[0] + width, spot[1] + height), one) for one in taken))
+
+    def covered(spot: tuple[int, int]) -> int:
+        """Pixels of other labels that a label there covers."""
+        rectangle = (*spot, spot[0] + width, spot[1] + height)
+        return sum(_shared(rectangle, label) for label in taken)
+
+    x, y = min(spots, key=covered)
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour, outline="white", width=line)
     pen.text((x + 3 * line - left, y + 2 * line - top), text, fill="white", font=font)
     return x, y, x + width, y + height
@@ -128,7 +134,7 @@ def _spots(box: Box, width: int, height: int, line: int, size: tuple[int, int]) 
         yield round(min(max(0, x), max(0, size[0] - width))), round(min(max(0, y), max(0, size[1] - height)))
 
 
-def _shared(one: Rectangle, other: Rectangle) -> int:
+def _shared(first: Rectangle, second: Rectangle) -> int:
     """Pixels that two rectangles share."""
-    across, down = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    across, down = (min(first[i + 2], second[i + 2]) - max(first[i], second[i]) for i in (0, 1))
     return max(0, across) * max(0, down)

@@ -58,12 +58,12 @@ class Locations:
         bins = vocabulary.all(map(format.token.format, range(format.bins)))
         kinds[bins] = Kind.LOCATION
 
-        def inside(given: Sequence[int]) -> np.ndarray:
+        def inside(earlier: Sequence[int]) -> np.ndarray:
             """A far edge lies behind the near one, which leaves room for it."""
-            every, name = np.arange(format.bins), format.edges[len(given) % edges]
+            every, name = np.arange(format.bins), format.edges[len(earlier) % edges]
             if name.endswith("min"):
                 return every < format.bins - 1
-            return every > given[format.edges.index(f"{name[:-3]}min")]
+            return every > earlier[format.edges.index(f"{name[:-3]}min")]
 
         final = {f"edge {edges}", f"code {codes}", "label", DONE}
         return Grammar(table, frozenset(final), False, kinds, bins, inside)
@@ -87,12 +87,12 @@ def _coded(text: str, format: LocationTokens, width: int, height: int) -> Iterat
     """Boxes and the codes behind each."""
     token, code = (re.sub(r"\\\{.*\\\}", r"(\\d+)", re.escape(form)) for form in (format.token, format.code))
     for match in re.finditer(f"(?:{token})+", text):
-        bins = [int(number) for number in re.findall(token, match[0])]
+        bins = [int(digits) for digits in re.findall(token, match[0])]
         if len(bins) != len(format.edges):
             continue
         label = re.split(f"{re.escape(format.separator)}|{token}", text[match.end() :], maxsplit=1)[0]
         leading = re.match(rf"(?:\s*{code})*", label)[0]
-        codes = tuple(int(number) for number in re.findall(code, leading))
+        codes = tuple(int(digits) for digits in re.findall(code, leading))
         edges = dict(zip(format.edges, bins))
         x, y = width / format.bins, height / format.bins
         sides = edges["xmin"] * x, edges["ymin"] * y, edges["xmax"] * x, edges["ymax"] * y

@@ -64,11 +64,11 @@ class Patches:
         kinds[patches] = Kind.LOCATION
         rows, columns = np.divmod(np.arange(format.side**2), format.side)
 
-        def inside(given: Sequence[int]) -> np.ndarray:
+        def inside(earlier: Sequence[int]) -> np.ndarray:
             """The second patch lies in no row above and no column before the first one."""
-            if len(given) != 1:
+            if len(earlier) != 1:
                 return np.ones(len(patches), bool)
-            row, column = divmod(given[0], format.side)
+            row, column = divmod(earlier[0], format.side)
             return (rows >= row) & (columns >= column)
 
         return Grammar(table, frozenset({"grounded", DONE}), True, kinds, patches, inside)
@@ -109,7 +109,7 @@ def _listed(entry: PatchBox | Sequence[PatchBox] | None) -> Sequence[PatchBox]:
 
 def _patches(box: PatchBox, side: int) -> tuple[int, int]:
     """The upper left and the lower right patch of a box."""
-    if _is_sequence(box) and all(isinstance(number, Real) and not isinstance(number, bool) for number in box):
+    if _is_sequence(box) and all(isinstance(value, Real) and not isinstance(value, bool) for value in box):
         if len(box) == 2 and all(isinstance(index, Integral) and 0 <= index < side * side for index in box):
             return int(box[0]), int(box[1])
         if len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1:
@@ -140,9 +140,9 @@ def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, 
     plain = untagged(text)
     caption = plain.strip()
     shift = len(plain) - len(plain.lstrip())
-    found = []
+    entities = []
     for match in re.finditer(pattern, text):
-        numbers = [int(number) for number in re.findall(r"\d+", match[2])]
+        numbers = [int(digits) for digits in re.findall(r"\d+", match[2])]
         pairs = list(zip(numbers[::2], numbers[1::2]))
         phrase, span = match[1], match.span(1) if match[1] else (match.start(), match.start())
         start, end = (len(untagged(text[:index])) - shift for index in span)
@@ -155,11 +155,11 @@ def read(text: str, format: PatchTokens, width: int, height: int) -> tuple[str, 
             named = [(phrase.strip(), pairs)]
             start += len(phrase) - len(phrase.lstrip())
             end -= len(phrase) - len(phrase.rstrip())
-        for label, some in named:
-            edges = [_edges(first, last, format.side) for first, last in some]
+        for label, corners in named:
+            edges = [_edges(first, last, format.side) for first, last in corners]
             boxes = [Box(label, x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in edges]
-            found.append(Entity(label, start, end, boxes))
-    return caption, found
+            entities.append(Entity(label, start, end, boxes))
+    return caption, entities
 
 
 def _edges(first: int, last: int, side: int) -> tuple[float, float, float, float]:

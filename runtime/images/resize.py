@@ -173,7 +173,7 @@ class _Windows:
         for start in range(0, self.target, count):
             outputs = slice(start, min(start + count, self.target))
             left, right = int(self._first[start]), int(self._last[outputs.stop - 1])
-            yield outputs, [slice(one, min(one + longest, right)) for one in range(left, right, longest)]
+            yield outputs, [slice(first, min(first + longest, right)) for first in range(left, right, longest)]
 
     def filter(self, outputs: slice, inputs: slice) -> np.ndarray:
         """(outputs, inputs) of float64; 0 for pixels beyond the window of an output."""

@@ -48,7 +48,7 @@ def _arrangements(max_tiles: int) -> dict[float, list[tuple[int, int]]]:
     fewest columns."""
     by_ratio: dict[float, list[tuple[int, int]]] = {}
     for count in range(max_tiles, 0, -1):
-        for columns in (number for number in range(1, count + 1) if count % number == 0):
+        for columns in (divisor for divisor in range(1, count + 1) if count % divisor == 0):
             by_ratio.setdefault(columns / (count // columns), []).append((columns, count // columns))
     return by_ratio
 

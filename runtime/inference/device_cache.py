@@ -101,9 +101,9 @@ class Device:
 
     def _small(self, model: bytes) -> ort.InferenceSession:
         with failing():
-            made = create(model, self.target)
-            check_placement("a graph of one operator", placement(made), self.target)
-        return made
+            session = create(model, self.target)
+            check_placement("a graph of one operator", placement(session), self.target)
+        return session
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,10 @@ class DeviceRun:
         self.buffers.keep(source_rows)
         self._lengths = self._lengths[source_rows]
         inputs_embeds = self._embed_tokens(ids[:, None])
-        one = np.ones(len(ids), np.int64)
+        lengths = np.ones(len(ids), np.int64)
         if not self._device.target.captures:
-            return self.run_tokens(inputs_embeds, one)
-        self._extend(one)
+            return self.run_tokens(inputs_embeds, lengths)
+        self._extend(lengths)
         step = self.buffers.step(len(ids))
         with failing():
             step.embeds.update_inplace(inputs_embeds)

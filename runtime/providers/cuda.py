@@ -67,9 +67,9 @@ def cuda_devices() -> tuple[list[str], str | None]:
     if status != 0 or count.value == 0:
         return [], "the NVIDIA driver finds no GPU" + (f" (CUDA error {status})" if status else "")
     names = []
-    for number in range(count.value):
+    for device in range(count.value):
         name = ctypes.create_string_buffer(256)
-        driver.cuDeviceGetName(name, len(name), number)
+        driver.cuDeviceGetName(name, len(name), device)
         names.append(name.value.decode(errors="replace"))
     return names, None
 
@@ -91,12 +91,12 @@ def machine(device_id: int = 0) -> Machine:
     """
     driver = ctypes.CDLL(file_name(DRIVER, 1))
     tensorrt = ctypes.CDLL(file_name("nvinfer", TENSORRT_LIBRARIES["nvinfer"]))
-    device, name, numbers = ctypes.c_int(), ctypes.create_string_buffer(256), [ctypes.c_int(), ctypes.c_int()]
+    device, name, parts = ctypes.c_int(), ctypes.create_string_buffer(256), [ctypes.c_int(), ctypes.c_int()]
     failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), device_id)
     failed = failed or driver.cuDeviceGetName(name, len(name), device)
-    for number, attribute in zip(numbers, CAPABILITY):
-        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+    for part, attribute in zip(parts, CAPABILITY):
+        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, device)
     if failed:
         raise ProviderError(f"provider tensorrt: the driver tells nothing of GPU {device_id} (CUDA error {failed})")
-    capability = "".join(str(number.value) for number in numbers)
+    capability = "".join(str(part.value) for part in parts)
     return Machine(name.value.decode(errors="replace"), capability, str(tensorrt.getInferLibVersion()), ort.__version__)

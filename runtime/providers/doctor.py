@@ -47,8 +47,8 @@ class Report:
 
     def json(self, provider: str | None = None) -> dict[str, Any]:
         fields = dataclasses.asdict(self) | {"sound": self.sound(provider)}
-        for found, attempt in zip(fields["attempts"], self.attempts):
-            found["runs"] = attempt.runs
+        for entry, attempt in zip(fields["attempts"], self.attempts):
+            entry["runs"] = attempt.runs
         return fields
 
 

@@ -48,8 +48,8 @@ def gather(buffers: Sequence[tuple[TensorSpec, TensorSpec]], rows: str) -> bytes
     """For each pair of equal tensors, the second made of the rows of the first that `rows`, int64 (kept,), names."""
     nodes = [Node("Gather", (before.name, rows), (after.name,), {"axis": 0}) for before, after in buffers]
     before, after = zip(*buffers)
-    kept = [TensorSpec(spec.name, spec.dtype, ("kept", *spec.shape[1:])) for spec in after]
-    return model(nodes, [*before, TensorSpec(rows, "int64", ("kept",))], kept)
+    selected = [TensorSpec(spec.name, spec.dtype, ("kept", *spec.shape[1:])) for spec in after]
+    return model(nodes, [*before, TensorSpec(rows, "int64", ("kept",))], selected)
 
 
 def _vector(name: str) -> TensorSpec:
@@ -59,7 +59,7 @@ def _vector(name: str) -> TensorSpec:
 def _node(node: Node) -> bytes:
     names = b"".join(_text(1, name) for name in node.inputs) + b"".join(_text(2, name) for name in node.outputs)
     # An attribute: its name, its integer, and that it is an integer (2).
-    attributes = (_text(1, name) + _integer(3, number) + _integer(20, 2) for name, number in node.attributes.items())
+    attributes = (_text(1, name) + _integer(3, value) + _integer(20, 2) for name, value in node.attributes.items())
     return names + _text(4, node.operator) + b"".join(_bytes(5, attribute) for attribute in attributes)
 
 
@@ -70,16 +70,16 @@ def _value(spec: TensorSpec) -> bytes:
     return _text(1, spec.name) + _bytes(2, _bytes(1, tensor))
 
 
-def _integer(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value % (1 << 64))  # negative ones as 64 bits
+def _integer(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value % (1 << 64))  # negative ones as 64 bits
 
 
-def _text(number: int, text: str) -> bytes:
-    return _bytes(number, text.encode())
+def _text(field: int, text: str) -> bytes:
+    return _bytes(field, text.encode())
 
 
-def _bytes(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+def _bytes(field: int, content: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:

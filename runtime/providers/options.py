@@ -29,10 +29,10 @@ class Number:
         return f"an integer of {self.least} " + ("or more" if self.most is None else f"to {self.most}")
 
     def read(self, value: Any) -> int:
-        number = value if isinstance(value, int) and not isinstance(value, bool) else int(str(value), 10)
-        if number < self.least or (self.most is not None and number > self.most):
+        integer = value if isinstance(value, int) and not isinstance(value, bool) else int(str(value), 10)
+        if integer < self.least or (self.most is not None and integer > self.most):
             raise ValueError
-        return number
+        return integer
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ def resolve(provider: str, options: Mapping[str, Any]) -> dict[str, dict[str, An
     if not PROVIDERS[provider].on_host:
         resolved[_CUDA] |= DEFAULTS
     for name, value in options.items():
-        known = [one for one, option in OPTIONS.items() if provider in option.goes]
+        known = [key for key, option in OPTIONS.items() if provider in option.goes]
         if name not in known:
-            elsewhere = [one for one in PROVIDERS if name in OPTIONS and one in OPTIONS[name].goes]
+            elsewhere = [other for other in PROVIDERS if name in OPTIONS and other in OPTIONS[name].goes]
             also = f" ({name} is one of {', '.join(elsewhere)})" if elsewhere else ""
             raise InputError(f"provider {provider} has no option {name!r}{also}; it has: {', '.join(known)}")
         option = OPTIONS[name]

@@ -15,10 +15,11 @@ from .targets import Target
 #: model computes with, so one of these that is on the CPU was put there by ONNX Runtime on purpose: it works on a few
 #: integers that the host needs. Any other operator on the CPU is part of the hot path.
 SHAPE_OPERATORS = {
-    "Shape", "Size", "Gather", "Concat", "Squeeze", "Unsqueeze", "Slice", "Reshape", "Expand", "Range", "Identity",
-    "ConstantOfShape", "Cast", "Where", "Add", "Sub", "Mul", "Div", "Min", "Max", "Mod", "Equal", "Less", "LessOrEqual",
-    "Greater", "GreaterOrEqual", "Not", "And", "Or", "ReduceProd",
-}  # fmt: skip
+    *("Shape", "Size", "Range", "ConstantOfShape", "Identity", "Cast"),
+    *("Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Expand"),
+    *("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "ReduceProd"),
+    *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "Where"),
+}
 
 #: For each provider that has nodes of a graph, the number of nodes of each operator.
 Placement = Mapping[str, Mapping[str, int]]

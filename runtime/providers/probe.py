@@ -74,11 +74,11 @@ def require(target: Target) -> None:
     Raises:
         ProviderError: if not, with what is missing and how to get it.
     """
-    found = attempt(target)
-    if not found.runs:
+    result = attempt(target)
+    if not result.runs:
         both = clash()
         raise ProviderError(
-            f"provider {target.provider} cannot be used: {found.reason}; {both or f'to get it: {found.remedy}'}"
+            f"provider {target.provider} cannot be used: {result.reason}; {both or f'to get it: {result.remedy}'}"
         )
 
 
@@ -89,30 +89,30 @@ def package() -> str:
 
 def packages() -> list[str]:
     """The installed packages that bring the module onnxruntime; more than one overwrite each other's files."""
-    found = importlib.metadata.packages_distributions().get("onnxruntime", ())
-    return sorted(set(found))
+    distributions = importlib.metadata.packages_distributions().get("onnxruntime", ())
+    return sorted(set(distributions))
 
 
 def clash() -> str | None:
     """The problem and its remedy if several installed packages bring onnxruntime; None otherwise."""
-    found = packages()
-    if len(found) < 2:
+    installed = packages()
+    if len(installed) < 2:
         return None
     return (
-        f"{' and '.join(found)} are installed at once: they share one folder, so the one installed last overwrote the"
-        f" other, and removing one breaks both. Keep one: pip uninstall -y {' '.join(found)} && pip install"
+        f"{' and '.join(installed)} are installed at once: they share one folder, so the one installed last overwrote"
+        f" the other, and removing one breaks both. Keep one: pip uninstall -y {' '.join(installed)} && pip install"
         f" '{GPU_PACKAGE}' (or onnxruntime, for the CPU alone)"
     )
 
 
-def _run(target: Target, found: Attempt) -> Attempt:
-    """`found`, with the reason why a graph of one node does not run, if so."""
-    given = np.arange(4, dtype=np.float32)
+def _run(target: Target, attempted: Attempt) -> Attempt:
+    """`attempted`, with the reason why a graph of one node does not run, if so."""
+    values = np.arange(4, dtype=np.float32)
     try:
-        made = create(onnx_bytes.doubling(), target)
-        check_placement("a graph of one node", placement(made), target)
-        (result,) = made.run(None, {"x": given})
-        reason = None if np.array_equal(result, given + given) else f"a graph of one node gave {result}"
+        session = create(onnx_bytes.doubling(), target)
+        check_placement("a graph of one node", placement(session), target)
+        (result,) = session.run(None, {"x": values})
+        reason = None if np.array_equal(result, values + values) else f"a graph of one node gave {result}"
     except VLMError as error:
         reason = str(error)
     except Exception as error:  # ONNX Runtime's exceptions share no class of their own
@@ -120,7 +120,7 @@ def _run(target: Target, found: Attempt) -> Attempt:
     remedy = None if reason is None else "update the NVIDIA driver, or install the ONNX Runtime made for it"
     if target.row.on_host and reason is not None:
         remedy = f"install it again: pip install --force-reinstall {package()}"
-    return Attempt(found.provider, True, found.libraries, found.devices, reason, remedy)
+    return Attempt(attempted.provider, True, attempted.libraries, attempted.devices, reason, remedy)
 
 
 def _install(missing: Sequence[str]) -> str:

@@ -78,9 +78,9 @@ def choose_targets(load: LoadOptions) -> list[Target]:
         raise UnknownProviderError(f"provider {provider!r} is not supported; supported: auto, {', '.join(PROVIDERS)}")
     if threads is not None and options.setdefault("threads", threads) != threads:
         raise InputError(f"threads is {threads}, the provider option threads {options['threads']}; give one of them")
-    chosen: Sequence[str] = (provider,)
+    names: Sequence[str] = (provider,)
     if provider == "auto":
         built = set(ort.get_available_providers())
         usable = [name for name in AUTO if PROVIDERS[name].ort_name in built]
-        chosen = [name for name in usable if takes(name, options)] or ["cpu"]
-    return [Target(name, resolve(name, options), load.allow_fallback) for name in chosen]
+        names = [name for name in usable if takes(name, options)] or ["cpu"]
+    return [Target(name, resolve(name, options), load.allow_fallback) for name in names]

@@ -56,7 +56,7 @@ def targets(manifest: Manifest, target: Target, machine: Machine, root: Path | N
 def graph_options(manifest: Manifest, name: str, folder: Path) -> dict[str, str]:
     """The provider options of one graph, whose engines are kept in `folder`."""
     spec, profile = manifest.graphs[name], manifest.profiles[name]
-    chosen = {
+    options = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
         "trt_engine_cache_prefix": name,
@@ -67,15 +67,16 @@ def graph_options(manifest: Manifest, name: str, folder: Path) -> dict[str, str]
         "trt_profile_max_shapes": shapes(spec, {size: extent.largest for size, extent in profile.items()}),
     }
     if manifest.precision[name] in ("fp16", "bf16"):
-        chosen[f"trt_{manifest.precision[name]}_enable"] = "1"
+        options[f"trt_{manifest.precision[name]}_enable"] = "1"
     if manifest.graph_bytes(name) >= PROTOBUF_LIMIT:
-        chosen["trt_load_user_initializer"] = "1"
-    return chosen
+        options["trt_load_user_initializer"] = "1"
+    return options
 
 
 def shapes(spec: GraphSpec, sizes: dict[str, int]) -> str:
     """The shapes of a graph's inputs that vary, as the provider reads them: `name:1x3x4,other:1`."""
-    return ",".join(f"{one.name}:{'x'.join(map(str, one.sized(**sizes)))}" for one in spec.inputs if one.axes)
+    varying = [tensor for tensor in spec.inputs if tensor.axes]
+    return ",".join(f"{tensor.name}:{'x'.join(map(str, tensor.sized(**sizes)))}" for tensor in varying)
 
 
 def check_sizes(profile: Profile, **sizes: int) -> None:
@@ -92,7 +93,7 @@ def engine_folder(manifest: Manifest, machine: Machine, root: Path | None = None
     """Where the engines of a bundle for a machine are kept: two folders are the same if all of these are."""
     graphs = {name: file.sha256 for name, file in manifest.files.items() if ".onnx" in name}
     profiles = {
-        name: {key: dataclasses.astuple(one) for key, one in p.items()} for name, p in manifest.profiles.items()
+        name: {key: dataclasses.astuple(sizes) for key, sizes in p.items()} for name, p in manifest.profiles.items()
     }
     bundle = hashlib.sha256(json.dumps([graphs, profiles], sort_keys=True).encode()).hexdigest()[:16]
     device = re.sub(r"[^A-Za-z0-9.]+", "_", f"{machine.device} sm{machine.capability}")
@@ -102,6 +103,6 @@ def engine_folder(manifest: Manifest, machine: Machine, root: Path | None = None
 
 def cache_root() -> Path:
     """The folder of caches: that of the variable ONNX_VLM_CACHE, or onnx-vlm in the user's."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given)
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-vlm"

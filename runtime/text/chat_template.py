@@ -120,12 +120,12 @@ def conversation(prompt: str | Sequence[Message], images: int, videos: int) -> l
     if not isinstance(prompt, (list, tuple)):
         raise InputError(f"a prompt is a text or a list of messages, not {prompt!r:.80}")
     messages = [_message(message) for message in prompt]
-    given = {"image": images, "video": videos}
-    named = {kind: sum(part.get("type") == kind for part in _parts(messages)) for kind in given}
+    counts = {"image": images, "video": videos}
+    named = {kind: sum(part.get("type") == kind for part in _parts(messages)) for kind in counts}
     first = next((message for message in messages if message["role"] == "user"), None)
     if not any(named.values()) and first is not None:
-        first["content"] = [{"type": kind} for kind in given for _ in range(given[kind])] + first["content"]
-    elif named != given:
+        first["content"] = [{"type": kind} for kind in counts for _ in range(counts[kind])] + first["content"]
+    elif named != counts:
         raise InputError(
             f"the conversation names {named['image']} images and {named['video']} videos,"
             f" {images} and {videos} are given"

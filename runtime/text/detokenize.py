@@ -11,9 +11,17 @@ from ..generation.stops import StopStrings
 
 #: Replacements that transformers makes in the texts of tokenizers with clean_up_tokenization_spaces, in this order.
 CLEANED = {
-    " .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve",
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " ' ": "'",
+    " n't": "n't",
+    " 'm": "'m",
+    " 's": "'s",
+    " 've": "'ve",
     " 're": "'re",
-}  # fmt: skip
+}
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 TAG = re.compile("<.*?>")
 
@@ -29,7 +37,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer, clean_up_spaces: bool) -> None:
         self._tokenizer, self.cleans = tokenizer, clean_up_spaces
-        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         byte_ids = {tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)}
         self.joining = frozenset(special | byte_ids - {None})
 
