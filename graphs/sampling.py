@@ -26,6 +26,7 @@ class Kind:
         normalize: makes one value of the several ways to write it, and leaves others as they are.
         flag: the type that the command's flag takes.
         parse: makes the option's value from the flag's; raises ValueError if it cannot.
+        metavar: the name of the flag's value in its help; None for that of its type.
     """
 
     allowed: str
@@ -33,6 +34,7 @@ class Kind:
     flag: Any
     normalize: Callable[[Any], Any] = _same
     parse: Callable[[Any], Any] = _same
+    metavar: str | None = None
 
 
 def optional(kind: Kind) -> Kind:
@@ -90,10 +92,6 @@ def _comma_separated(value: list[str]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(map(int, text.split(","))) for text in value)
 
 
-def _early_stopping(value: str) -> Any:
-    return {"true": True, "false": False}.get(value, value)
-
-
 BOOLEAN = Kind("True or False", lambda value: isinstance(value, bool), bool)
 IDS = Kind("token ids of 0 or more", _are_ids, list[int], ids)
 SEQUENCES = Kind(
@@ -102,6 +100,7 @@ SEQUENCES = Kind(
     list[str],
     _sequences,
     _comma_separated,
+    metavar="ID,ID",
 )
 TEXTS = Kind(
     "a text or a list of texts that are not empty",
@@ -112,29 +111,32 @@ TEXTS = Kind(
 EARLY_STOPPING = Kind(
     "True, False or 'never'",
     lambda value: isinstance(value, bool) or (isinstance(value, str) and value == "never"),
-    str,
-    parse=_early_stopping,
+    bool,
 )
 PENALTY = number(1e-4, 1e4)
 SHARE = number(0, 1)
 
 
-def option(default: Any, kind: Kind, help: str) -> Any:
+#: Groups of options, the headings of the command's help.
+ANSWER, DRAWS, BEAMS = "Answer", "Random draws", "Beam search"
+
+
+def option(default: Any, kind: Kind, help: str, group: str = ANSWER) -> Any:
     """A field of a dataclass of options."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "help": help})
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help, "group": group})
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen where the caller does not say."""
 
-    do_sample: bool = option(False, BOOLEAN, "draw each token by its probability; if not, take the likeliest")
+    do_sample: bool = option(False, BOOLEAN, "draw each token by its probability; if not, take the likeliest", DRAWS)
     temperature: float = option(
-        1.0, number(1e-6, 1e6), "logits are divided by it before a draw: below 1 likely tokens get likelier"
+        1.0, number(1e-6, 1e6), "logits are divided by it before a draw: below 1 likely tokens get likelier", DRAWS
     )
-    top_k: int = option(50, integer(0), "draw among this many likeliest tokens; 0 for all")
-    top_p: float = option(1.0, SHARE, "draw among the likeliest tokens whose probabilities together reach this")
-    min_p: float = option(0.0, SHARE, "draw among tokens at least this share as likely as the likeliest")
+    top_k: int = option(50, integer(0), "draw among this many likeliest tokens; 0 for all", DRAWS)
+    top_p: float = option(1.0, SHARE, "draw among the likeliest tokens whose probabilities together reach this", DRAWS)
+    min_p: float = option(0.0, SHARE, "draw among tokens at least this share as likely as the likeliest", DRAWS)
     repetition_penalty: float = option(1.0, PENALTY, "above 1 makes tokens of prompt and answer less likely")
     encoder_repetition_penalty: float = option(1.0, PENALTY, "above 1 makes tokens of the prompt more likely")
     no_repeat_ngram_size: int = option(
@@ -151,18 +153,19 @@ class Sampling:
     stop: tuple[str, ...] = option(
         (), TEXTS, "a text, or several, before which an answer ends; it is part of token_ids but not of text"
     )
-    num_beams: int = option(1, integer(1), "how many answers to follow for the likeliest as a whole")
+    num_beams: int = option(1, integer(1), "how many answers to follow for the likeliest as a whole", BEAMS)
     num_return_sequences: int = option(
         1, integer(1), "how many answers to return; those after the first are its alternatives"
     )
     length_penalty: float = option(
-        1.0, number(-16, 16), "with beams, an answer's log-probability is divided by its length to this power"
+        1.0, number(-16, 16), "with beams, an answer's log-probability is divided by its length to this power", BEAMS
     )
     early_stopping: Literal[True, False, "never"] = option(
         False,
         EARLY_STOPPING,
         "with beams, stop when num_beams answers have ended (True), when the best running one is no better (False), or"
         " when none can become better ('never')",
+        BEAMS,
     )
 
     def problems(self) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..graphs import InputError
 from ..graphs.manifest import GenerationDefaults
-from ..graphs.sampling import Kind, Sampling, integer, option, optional, show
+from ..graphs.sampling import DRAWS, Kind, Sampling, integer, option, optional, show
 
 
 class Options(TypedDict, total=False):
@@ -62,7 +62,7 @@ class Settings(Sampling):
         None, BOXES, "'boxes' for an answer of boxes with labels, as this model writes them, and nothing else"
     )
     seed: int | None = option(
-        None, optional(integer(0)), "equal seeds draw equal answers, for a prompt alone as for one among several"
+        None, optional(integer(0)), "equal seeds draw equal answers, for a prompt alone as for one among several", DRAWS
     )
 
     def __post_init__(self) -> None:
@@ -72,12 +72,13 @@ class Settings(Sampling):
 
 @dataclass(frozen=True)
 class Field:
-    """One option: `kind` says which values it takes, `help` what it does."""
+    """One option: `kind` says which values it takes, `help` what it does, `group` which options it belongs with."""
 
     name: str
     default: Any
     kind: Kind
     help: str
+    group: str
 
     @property
     def type(self) -> Any:
@@ -96,10 +97,7 @@ class Field:
         return value
 
 
-FIELDS = tuple(
-    Field(field.name, field.default, field.metadata["kind"], field.metadata["help"])
-    for field in dataclasses.fields(Settings)
-)
+FIELDS = tuple(Field(field.name, field.default, **field.metadata) for field in dataclasses.fields(Settings))
 
 
 def resolve(options: Options, bundle: GenerationDefaults) -> Settings:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 
 from ...graphs import InputError
+from ...graphs.sampling import ANSWER, BEAMS
 from ..options import FIELDS, Options
 from ..providers.load_options import LoadOptions
 from ..providers.options import parse
@@ -23,7 +24,7 @@ from .console import messages
 if TYPE_CHECKING:
     from ..model import VLM
 
-RUN, ANSWER, DRAWS, BEAMS = "Where it runs", "Answer", "Random draws", "Beam search"  #: headings of `--help`
+RUN = "Where it runs"  #: a heading of `--help`
 
 
 def check_text(text: str | None) -> str | None:
@@ -117,10 +118,6 @@ def _load_options(
     return LoadOptions(provider, threads, parse(provider_option), allow_fallback)
 
 
-PANELS = {
-    **dict.fromkeys(("do_sample", "temperature", "top_k", "top_p", "min_p", "seed"), DRAWS),
-    **dict.fromkeys(("num_beams", "length_penalty", "early_stopping"), BEAMS),
-}
 METAVARS = {int: "N", float: "X", str: "TEXT", list[str]: "TEXT", list[int]: "ID"}
 NEVER = "early_stopping_never"  #: a flag of its own, so that --early-stopping needs no value
 
@@ -149,20 +146,18 @@ def _answer_options(**values: Any) -> Options:
 def _answer_parameters() -> Iterator[inspect.Parameter]:
     """A flag for each option of an answer."""
     for field in FIELDS:
-        kind, metavar, text = field.type, METAVARS.get(field.type), field.help
-        if field.name == "bad_words_ids":
-            metavar = "ID,ID"
+        text = field.help
         if field.name == "early_stopping":
-            kind, metavar, text = bool, None, "with beams, stop when num_beams answers have ended"
+            text = "with beams, stop when num_beams answers have ended"
             never = typer.Option(
                 _flag(NEVER), help="With beams, stop when no answer can become better.", rich_help_panel=BEAMS
             )
             yield _parameter(NEVER, Annotated[bool, never], False)
-        if get_origin(kind) is list:
+        if get_origin(field.type) is list:
             text += "; may be given several times"
-        panel = PANELS.get(field.name, ANSWER)
-        option = typer.Option(metavar=metavar, help=f"{text[0].upper()}{text[1:]}.", rich_help_panel=panel)
-        yield _parameter(field.name, Annotated[kind | None, option], None)
+        metavar = field.kind.metavar or METAVARS.get(field.type)
+        option = typer.Option(metavar=metavar, help=f"{text[0].upper()}{text[1:]}.", rich_help_panel=field.group)
+        yield _parameter(field.name, Annotated[field.type | None, option], None)
 
 
 def _flag(name: str) -> str:

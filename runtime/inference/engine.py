@@ -126,7 +126,8 @@ class Engine:
             cache = self._cache_kind(self._decoder.spec, len(prompts), rows, tokens)
             run = HostRun(self._decoder, cache, self.embed_tokens)
         else:
-            run = DeviceRun(self._device, self._device.buffers(rows, tokens), len(prompts), self.embed_tokens)
+            buffers, empty = self._device.buffers(rows, tokens), np.zeros(len(prompts), np.int32)
+            run = DeviceRun(self._device, buffers, empty, self.embed_tokens)
         return run.run_tokens(pad_right(prompts), lengths), run
 
     def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Logits, Run]:

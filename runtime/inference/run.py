@@ -82,13 +82,17 @@ class HostRun:
 
 
 class DeviceRun:
-    """A batch whose cache and logits are on a device. Logits of a captured step last until the next one."""
+    """A batch whose cache and logits are on a device. Logits of a captured step last until the next one.
 
-    def __init__(self, device: Device, buffers: Buffers, batch: int, embed_tokens: EmbedTokens) -> None:
+    Args:
+        lengths: (batch,) of int32, how many tokens each row of `buffers` holds.
+    """
+
+    def __init__(self, device: Device, buffers: Buffers, lengths: np.ndarray, embed_tokens: EmbedTokens) -> None:
         self.buffers = buffers
         self._device = device
         self._embed_tokens = embed_tokens
-        self._lengths = np.zeros(batch, np.int32)
+        self._lengths = lengths
         self._return_buffers = weakref.finalize(self, device.take_back, buffers)
 
     def run_tokens(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> DeviceLogits:
@@ -137,9 +141,7 @@ class DeviceRun:
             self.buffers.copy_start(length, buffers)
         else:
             self._return_buffers.detach()  # the new run has them now
-        run = DeviceRun(self._device, buffers, 1, self._embed_tokens)
-        run._lengths = np.array([length], np.int32)
-        return run
+        return DeviceRun(self._device, buffers, np.array([length], np.int32), self._embed_tokens)
 
     def _extend(self, lengths: np.ndarray) -> None:
         self._lengths = add_lengths(self._lengths, lengths, self.buffers.capacity)
