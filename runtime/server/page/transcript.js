@@ -1,0 +1,143 @@
+// Questions and answers; each answer keeps its boxes, and shows them on the image when it is chosen.
+
+import { byLabel, regions, withoutTags } from "./grounding.js";
+import { forgetRemoved, link } from "./links.js";
+import { measures, showRegions } from "./stage.js";
+
+const log = document.getElementById("log");
+let shown = null;
+
+/** Remove all questions and answers. */
+export function clear() {
+  for (const old of log.querySelectorAll(".exchange")) old.remove();
+  forgetRemoved();
+  shown = null;
+}
+
+/** A question and its answer. */
+export class Exchange {
+  /** `scale`: how much larger the shown image is than the one that was sent. */
+  constructor(question, kind, scale) {
+    this.question = question;
+    this.text = "";
+    this.told = {};
+    this.regions = regions({}, scale);
+    [this.kind, this.scale] = [kind, scale];
+    this.root = node("article", "exchange");
+    this.answer = node("div", "answer");
+    this.footer = node("p", "speed");
+    this.answer.setAttribute("aria-busy", "true");
+    this.root.append(node("h2", "question", question), this.answer, this.footer);
+    this.root.addEventListener("pointerenter", () => this.show());
+    this.root.addEventListener("focusin", () => this.show());
+    log.append(this.root);
+    this.show();
+    this.render();
+  }
+
+  /** Show this answer's boxes on the image. */
+  show() {
+    if (shown === this) return;
+    shown?.root.classList.remove("shown");
+    this.root.classList.add("shown");
+    shown = this;
+    showRegions(this.regions);
+  }
+
+  /** Add text, and what can be read of boxes by now. */
+  add(text, told) {
+    this.text += text;
+    if (told) {
+      this.told = told;
+      this.regions = regions(told, this.scale);
+      if (shown === this) showRegions(this.regions);
+    }
+    if (text || told) this.render();
+  }
+
+  /** The answer is complete, or was ended: say how it went. */
+  end(footer, problem = "") {
+    this.ended = true;
+    this.answer.setAttribute("aria-busy", "false");
+    this.render(problem);
+    this.footer.textContent = footer;
+    this.scroll();
+  }
+
+  render(problem = "") {
+    const { boxes, caption } = this.regions;
+    const parts = [];
+    if (this.kind === "locations" && boxes.length) parts.push(summary(boxes), list(boxes));
+    else if (caption !== null) parts.push(this.prose(caption));
+    else {
+      const text = this.kind === "locations" ? withoutTags(this.text) : this.text;
+      if (text.trim()) parts.push(node("p", "prose", text.trim()));
+      else if (this.ended && !problem) parts.push(node("p", "prose none", "Nothing: the answer is empty."));
+    }
+    if (problem) parts.push(node("p", "problem", problem));
+    this.answer.replaceChildren(...parts);
+    this.answer.classList.toggle("waiting", !this.ended && !parts.length);
+    forgetRemoved();
+    this.scroll();
+  }
+
+  /** A caption whose phrases are linked to their boxes. */
+  prose(caption) {
+    const characters = [...caption]; // positions count characters, not UTF-16 units
+    const paragraph = node("p", "prose");
+    let end = 0;
+    for (const phrase of this.regions.phrases) {
+      paragraph.append(characters.slice(end, phrase.start).join(""));
+      const text = characters.slice(phrase.start, phrase.end).join("");
+      paragraph.append(linked(node("button", "phrase", text), phrase.boxes, phrase.colour));
+      end = phrase.end;
+    }
+    paragraph.append(characters.slice(end).join(""));
+    return paragraph;
+  }
+
+  scroll() {
+    log.scrollTop = log.scrollHeight;
+  }
+}
+
+/** The labels and how often each is there. */
+function summary(boxes) {
+  const paragraph = node("p", "prose");
+  for (const [label, its] of byLabel(boxes)) {
+    const phrase = node("button", "phrase", label || "…");
+    linked(phrase, its.map((box) => box.number), its[0].colour);
+    if (paragraph.firstChild) paragraph.append(", ");
+    paragraph.append(phrase);
+    if (its.length > 1) paragraph.append(node("span", "times", ` × ${its.length}`));
+  }
+  return paragraph;
+}
+
+/** Each box and its edges. */
+function list(boxes) {
+  const rows = node("ol", "rows");
+  const head = node("li", "head");
+  head.setAttribute("aria-hidden", "true");
+  head.append(...["", "left", "top", "right", "bottom"].map((text) => node("span", "", text)));
+  rows.append(head);
+  for (const box of boxes) {
+    const row = linked(node("button", "row"), [box.number], box.colour);
+    row.setAttribute("aria-label", `${box.label}, ${measures(box)}`);
+    row.append(node("span", "what", box.label || "…"));
+    for (const edge of [box.xmin, box.ymin, box.xmax, box.ymax]) row.append(node("span", "edge", Math.round(edge)));
+    rows.appendChild(node("li")).append(row);
+  }
+  return rows;
+}
+
+function linked(button, numbers, colour) {
+  button.type = "button";
+  button.style.setProperty("--colour", colour);
+  link(button, numbers);
+  return button;
+}
+
+function node(name, className = "", textContent = "") {
+  return Object.assign(document.createElement(name), { className, textContent });
+}
