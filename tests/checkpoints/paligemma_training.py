@@ -54,15 +54,26 @@ def build_processor() -> PaliGemmaProcessor:
 def build_model(processor: PaliGemmaProcessor, text: PreTrainedConfig) -> PaliGemmaForConditionalGeneration:
     """PaliGemma with all its parts, made small."""
     vision = SiglipVisionConfig(
-        hidden_size=128, intermediate_size=304, num_hidden_layers=4, num_attention_heads=4,
-        image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, vision_use_head=False,
-    )  # fmt: skip
+        hidden_size=128,
+        intermediate_size=304,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        vision_use_head=False,
+    )
     text.vocab_size = 64 * math.ceil(len(processor.tokenizer) / 64)
     config = PaliGemmaConfig(
-        vision_config=vision, text_config=text, projection_dim=128, hidden_size=128,
-        image_token_index=processor.image_token_id, vocab_size=text.vocab_size,
-        bos_token_id=2, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text,
+        projection_dim=128,
+        hidden_size=128,
+        image_token_index=processor.image_token_id,
+        vocab_size=text.vocab_size,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     config._attn_implementation = "eager"
     model = PaliGemmaForConditionalGeneration(config)
     for layer in (model.model.multi_modal_projector, *model.model.language_model.layers):
@@ -142,9 +153,11 @@ def evaluate(
         scene = shapes.scene(seed)
         asked = shapes.questions(scene)
         inputs = processor(
-            images=[[shapes.draw(scene)]] * len(asked), text=["<image>" + q.prompt for q in asked],
-            return_tensors="pt", padding=True,
-        )  # fmt: skip
+            images=[[shapes.draw(scene)]] * len(asked),
+            text=["<image>" + q.prompt for q in asked],
+            return_tensors="pt",
+            padding=True,
+        )
         inputs.pop("labels", None)
         answers = model.generate(**inputs, max_new_tokens=48, do_sample=False)[:, inputs["input_ids"].shape[1] :]
         for question, text in zip(asked, processor.batch_decode(answers, skip_special_tokens=True)):

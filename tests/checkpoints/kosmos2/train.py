@@ -56,13 +56,23 @@ def build_processor() -> Kosmos2Processor:
 def build_model(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
     """KOSMOS-2 with all its parts, made small."""
     vision = {
-        "hidden_size": 128, "intermediate_size": 304, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE,
-    }  # fmt: skip
+        "hidden_size": 128,
+        "intermediate_size": 304,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH_SIZE,
+    }
     text = {
-        "vocab_size": 64 * math.ceil(len(processor.tokenizer) / 64), "embed_dim": 128, "ffn_dim": 304, "layers": 4,
-        "attention_heads": 4, "max_position_embeddings": 512, "dropout": 0.0, "attention_dropout": 0.0,
-    }  # fmt: skip
+        "vocab_size": 64 * math.ceil(len(processor.tokenizer) / 64),
+        "embed_dim": 128,
+        "ffn_dim": 304,
+        "layers": 4,
+        "attention_heads": 4,
+        "max_position_embeddings": 512,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
     config = Kosmos2Config(text_config=text, vision_config=vision, latent_query_num=IMAGE_TOKENS)
     config._attn_implementation = "eager"
     model = Kosmos2ForConditionalGeneration(config)

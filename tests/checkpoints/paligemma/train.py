@@ -17,9 +17,14 @@ from transformers import GemmaConfig  # noqa: E402
 
 #: One key head, as Gemma 2B has.
 TEXT = GemmaConfig(
-    hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=1,
-    head_dim=32, max_position_embeddings=512,
-)  # fmt: skip
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=1,
+    head_dim=32,
+    max_position_embeddings=512,
+)
 
 if __name__ == "__main__":
     paligemma_training.main(__doc__, TEXT, HERE)

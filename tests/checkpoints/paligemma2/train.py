@@ -17,9 +17,16 @@ from transformers import Gemma2Config  # noqa: E402
 
 #: Grouped heads, alternating windows, both kinds of soft-capping.
 TEXT = Gemma2Config(
-    hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=32, query_pre_attn_scalar=32, max_position_embeddings=512, sliding_window=24,
-)  # fmt: skip
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    query_pre_attn_scalar=32,
+    max_position_embeddings=512,
+    sliding_window=24,
+)
 
 if __name__ == "__main__":
     paligemma_training.main(__doc__, TEXT, HERE)

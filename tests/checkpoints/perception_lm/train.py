@@ -42,9 +42,14 @@ TILE_TOKENS = (SIDE // POOLING) ** 2
 SCENES, CLIPS, CLIPS_A_BATCH, SAMPLED = 24_000, 6_000, 8, 4
 SYSTEM = "You see shapes."
 SPECIAL = (
-    "<|begin_of_text|>", "<|end_of_text|>", "<|image|>", "<|video|>", "<|start_header_id|>", "<|end_header_id|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|image|>",
+    "<|video|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
     "<|eot_id|>",
-)  # fmt: skip
+)
 TEMPLATE = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
     "{% set messages = messages[1:] %}{% else %}{% set system = '" + SYSTEM + "' %}{% endif %}"
@@ -79,9 +84,12 @@ def build_processor() -> PerceptionLMProcessor:
     trained.train_from_iterator([*sentences, SYSTEM, "0123456789"], trainer)
     trained.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=trained, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", pad_token="<|end_of_text|>",
+        tokenizer_object=trained,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        pad_token="<|end_of_text|>",
         extra_special_tokens={"image_token": "<|image|>", "video_token": "<|video|>"},
-    )  # fmt: skip
+    )
     size = {"height": TILE, "width": TILE}
     stats = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     images = PerceptionLMImageProcessor(tile_size=TILE, max_num_tiles=4, size=size, **stats)
@@ -94,29 +102,54 @@ def build_processor() -> PerceptionLMProcessor:
 def build_model(processor: PerceptionLMProcessor) -> PerceptionLMForConditionalGeneration:
     """PerceptionLM with all its parts, made small: a class token, pooling, Llama 3's rotary scaling."""
     vision = {
-        "model_type": "timm_wrapper", "architecture": "vit_pe_lang_large_patch14_448", "do_pooling": True,
+        "model_type": "timm_wrapper",
+        "architecture": "vit_pe_lang_large_patch14_448",
+        "do_pooling": True,
         "model_args": {
-            "embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.375, "img_size": [TILE, TILE],
-            "patch_size": PATCH, "ref_feat_shape": [SIDE, SIDE], "init_values": 0.1, "global_pool": "",
+            "embed_dim": 128,
+            "depth": 4,
+            "num_heads": 4,
+            "mlp_ratio": 2.375,
+            "img_size": [TILE, TILE],
+            "patch_size": PATCH,
+            "ref_feat_shape": [SIDE, SIDE],
+            "init_values": 0.1,
+            "global_pool": "",
             "use_post_transformer_norm": False,
         },
-    }  # fmt: skip
+    }
     tokenizer = processor.tokenizer
     text = {
-        "model_type": "llama", "vocab_size": 64 * math.ceil(len(tokenizer) / 64), "hidden_size": 128,
-        "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 32, "max_position_embeddings": 1024, "tie_word_embeddings": True,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "model_type": "llama",
+        "vocab_size": 64 * math.ceil(len(tokenizer) / 64),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "rope_parameters": {
-            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 512,
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 512,
         },
-    }  # fmt: skip
+    }
     config = PerceptionLMConfig(
-        vision_config=vision, text_config=text, vision_use_cls_token=True, projector_pooling_ratio=POOLING,
-        image_token_id=processor.image_token_id, video_token_id=processor.video_token_id,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text,
+        vision_use_cls_token=True,
+        projector_pooling_ratio=POOLING,
+        image_token_id=processor.image_token_id,
+        video_token_id=processor.video_token_id,
+    )
     model = PerceptionLMForConditionalGeneration(config)
     for layer in (model.model.multi_modal_projector, *model.model.language_model.layers):
         training.spread(layer)
@@ -311,9 +344,12 @@ def main() -> None:
     model = model.to(torch.bfloat16)
     tokenizer = processor.tokenizer
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=64, cache_implementation=None,
-    )  # fmt: skip
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=64,
+        cache_implementation=None,
+    )
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
     saved = PerceptionLMForConditionalGeneration.from_pretrained(options.output, dtype=torch.float32)
