@@ -114,19 +114,19 @@ def export_model(
         embeddings = stored.sources[stored.names[id(parts.embed_tokens)]]
         table = stored_table(embeddings, precisions[EMBED_TOKENS])
         prefill = bundle_manifest.prefill_memory(graphs[contract.DECODER], parts.modules[contract.DECODER])
-        made = bundle_manifest.gather(source, parts, recipe, generation, precisions, chosen_target, prefill)
+        description = bundle_manifest.gather(source, parts, recipe, generation, precisions, chosen_target, prefill)
         _write(folder, graphs, table, report)
         shutil.copyfile(source.folder / contract.TOKENIZER, folder / contract.TOKENIZER)
         if template is not None:
             (folder / contract.CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         if "fp16" in precisions.values():
             report("find values too large for float16", 0, 0)
-            made = _compute_in_float16(folder, made, recipe.examples)
+            description = _compute_in_float16(folder, description, recipe.examples)
         if prove:
             report("prove", 0, 0)
-            made = _prove(folder, made, source, family, recipe.examples, mask_weights, accept_loss)
+            description = _prove(folder, description, source, family, recipe.examples, mask_weights, accept_loss)
         report("seal", 0, 0)
-        dataclasses.replace(made, files=bundle_manifest.list_files(folder)).save(folder)
+        dataclasses.replace(description, files=bundle_manifest.list_files(folder)).save(folder)
         bundle_manifest.read_back(folder)
     return output
 
@@ -173,22 +173,22 @@ def _write(folder: Path, graphs: dict[str, ir.Model], table: weights.Streamed, r
     weights.write(unwritten, count)
 
 
-def _compute_in_float16(folder: Path, made: manifest.Manifest, prompts: tuple[str, ...]) -> manifest.Manifest:
+def _compute_in_float16(folder: Path, description: manifest.Manifest, prompts: tuple[str, ...]) -> manifest.Manifest:
     """Make graphs with float16 weights compute in float16; returns the manifest of the changed graphs."""
     from .proof import float16_ranges, proof  # they run the bundle, which not every export does
 
-    dataclasses.replace(made, files=bundle_manifest.list_files(folder, hashed=False)).save(folder)
-    halves = [name for name in contract.GRAPHS if made.precision[name] == "fp16"]
+    dataclasses.replace(description, files=bundle_manifest.list_files(folder, hashed=False)).save(folder)
+    halves = [name for name in contract.GRAPHS if description.precision[name] == "fp16"]
     float32_nodes = float16_ranges.narrow(folder, halves, prompts, proof.images()[0])
-    graphs = dict(made.graphs)
+    graphs = dict(description.graphs)
     if contract.DECODER in halves:
         graphs[contract.DECODER] = graphs[contract.DECODER].with_cache_dtype("float16")
-    return dataclasses.replace(made, graphs=graphs, float32_nodes=float32_nodes)
+    return dataclasses.replace(description, graphs=graphs, float32_nodes=float32_nodes)
 
 
 def _prove(
     folder: Path,
-    made: manifest.Manifest,
+    description: manifest.Manifest,
     source: Checkpoint,
     family: registry.Family,
     prompts: tuple[str, ...],
@@ -198,14 +198,14 @@ def _prove(
     """Compare the bundle with the source model and store the proof; returns the manifest with it."""
     from .proof import proof, verdict
 
-    dataclasses.replace(made, files=bundle_manifest.list_files(folder, hashed=False)).save(folder)
-    evidence, weights_check = proof.gather(source, family, prompts, made.generation.eos_token_ids, folder)
+    dataclasses.replace(description, files=bundle_manifest.list_files(folder, hashed=False)).save(folder)
+    evidence, weights_check = proof.gather(source, family, prompts, description.generation.eos_token_ids, folder)
     if mask_weights is not None:
         evidence.cases[0].expected.update(mask_weights.expectations())
-    verdict.judge(folder, evidence, weights_check, made.precision, source.name, accept_loss)
+    verdict.judge(folder, evidence, weights_check, description.precision, source.name, accept_loss)
     stored_proof.write(folder, evidence.cases)
     return dataclasses.replace(
-        made, proof=manifest.Proof(prompts=tuple(case.prompt for case in evidence.cases), loss=evidence.loss)
+        description, proof=manifest.Proof(prompts=tuple(case.prompt for case in evidence.cases), loss=evidence.loss)
     )
 
 

@@ -33,26 +33,26 @@ def choose_precisions(decoder: str, vision: str | None, block_size: int) -> dict
     }
 
 
-def store_weights(model: ir.Model, name: str, chosen: str, block_size: int) -> None:
+def store_weights(model: ir.Model, name: str, precision: str, block_size: int) -> None:
     """Store a graph's weights in a precision. One of 16-bit floats still computes in float32.
 
     The decoder multiplies a row at a time, for which blocks are best; the others many rows, for which whole rows are.
     """
-    precision = PRECISIONS[chosen]
-    if precision.dtype:
-        if (dtype := _float(precision)) != ir.DataType.FLOAT:
+    row = PRECISIONS[precision]
+    if row.dtype:
+        if (dtype := _float(row)) != ir.DataType.FLOAT:
             float16.store(model, dtype)
-    elif precision.bits == 8 and name != contract.DECODER:
+    elif row.bits == 8 and name != contract.DECODER:
         quantize_columns.quantize_columns(model)
     else:
-        quantize_blocks.quantize_blocks(model, precision.bits, block_size)
+        quantize_blocks.quantize_blocks(model, row.bits, block_size)
 
 
-def stored_table(source: Source, chosen: str) -> Streamed:
+def stored_table(source: Source, precision: str) -> Streamed:
     """The embedding table as the bundle stores it."""
-    precision = PRECISIONS[chosen]
-    if precision.dtype:
-        return Weight(EMBED_TOKENS, source, _float(precision))
+    row = PRECISIONS[precision]
+    if row.dtype:
+        return Weight(EMBED_TOKENS, source, _float(row))
     return quantize_blocks.quantized_rows(EMBED_TOKENS, source)
 
 

@@ -52,9 +52,9 @@ class Target:
     tracing: Callable[[ModelParts], AbstractContextManager[None]]
     profiles: Callable[[ModelParts, Recipe], dict[str, Profile]]
 
-    def check_precisions(self, chosen: Mapping[str, str]) -> None:
+    def check_precisions(self, precisions: Mapping[str, str]) -> None:
         """Raise an ExportError for precisions that the target has no operators for."""
-        refused = sorted(set(chosen.values()) - set(self.precisions))
+        refused = sorted(set(precisions.values()) - set(self.precisions))
         if refused:
             raise ExportError(
                 f"precision {' and '.join(refused)} is not supported for the target {self.name}: its weights in blocks"

@@ -73,9 +73,9 @@ def _fixed(graph: str, spec: contract.GraphSpec) -> list[int | str]:
 
 
 def _sizes(manifest: Manifest) -> Iterator[str]:
-    for name, number, least, most in _bounds(manifest):
-        if not least <= number <= most:
-            yield f"{name}: {number} is not from {least} to {most}"
+    for name, value, least, most in _bounds(manifest):
+        if not least <= value <= most:
+            yield f"{name}: {value} is not from {least} to {most}"
 
 
 def _bounds(manifest: Manifest) -> Iterator[Bound]:

@@ -14,7 +14,7 @@ def pixels(settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) 
         settings.refuse("do_resize", "true: only processors that resize are supported")
     resample = settings.get("resample", 3)
     if type(resample) is not int or resample not in RESAMPLE:
-        settings.refuse("resample", f"one of {', '.join(f'{number} ({name})' for number, name in RESAMPLE.items())}")
+        settings.refuse("resample", f"one of {', '.join(f'{code} ({name})' for code, name in RESAMPLE.items())}")
     rescales, normalises = settings.flag("do_rescale", True), settings.flag("do_normalize", True)
     return PixelScaling(
         resample=RESAMPLE[resample],

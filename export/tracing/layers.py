@@ -100,10 +100,10 @@ class _Layers:
                 self.layer_of[node] = layer
                 self.layers[layer].append(node)
         self.names = {value.name: value for value in (*self.graph.inputs, *self.graph.initializers.values())}
-        self.fresh = (f"copy_{number}" for number in itertools.count())
+        self.fresh = (f"copy_{index}" for index in itertools.count())
 
-    def extend(self, number: int) -> None:
-        """Append copies until there are `number` layers."""
+    def extend(self, count: int) -> None:
+        """Append copies until there are `count` layers."""
         traced = len(self.layers)
         period = self.period
         carried = [self._carried(index) for index in range(traced - 1)]
@@ -118,7 +118,7 @@ class _Layers:
         point = self.layers[-1][-1]
         rows = [list(layer) for layer in self.layers]
         ends = [*carried, last]
-        for index in range(traced, number):
+        for index in range(traced, count):
             replaced = {ends[index - period - 1]: ends[index - 1]}
             copies = [self._copy(node, index, replaced) for node in rows[index - period]]
             self.graph.insert_after(point, copies)
@@ -144,11 +144,11 @@ class _Layers:
             raise _UnlikeError
         return values.pop()
 
-    def _match(self, one: list[ir.Node], other: list[ir.Node], index: int, twin: dict[ir.Value, ir.Value]) -> None:
+    def _match(self, earlier: list[ir.Node], later: list[ir.Node], index: int, twin: dict[ir.Value, ir.Value]) -> None:
         """Raise _UnlikeError unless two layers are the same graph; learn which values correspond."""
-        if len(one) != len(other):
+        if len(earlier) != len(later):
             raise _UnlikeError
-        for a, b in zip(one, other):
+        for a, b in zip(earlier, later):
             if a.op_identifier() != b.op_identifier() or len(a.inputs) != len(b.inputs) or not _same_attributes(a, b):
                 raise _UnlikeError
             for u, v in zip(a.inputs, b.inputs):

@@ -197,4 +197,4 @@ def _say_once(text: str) -> None:
 
 def _minor(text: str) -> tuple[int, ...]:
     """Major and minor number of a version."""
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+    return tuple(int(digits) for digits in re.findall(r"\d+", text)[:2])

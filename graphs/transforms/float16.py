@@ -94,17 +94,17 @@ def compute_in_float16(model: ir.Model, keep: Collection[str]) -> None:
         if _is_weight(node):
             versions[id(node.outputs[0]), HALF] = node.inputs[0]
             continue
-        wanted = FLOAT if node in wide else HALF
+        dtype = FLOAT if node in wide else HALF
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype in (FLOAT, HALF) and value.dtype != wanted:
-                if (id(value), wanted) not in versions:
-                    versions[id(value), wanted] = _converted(model, node, value, wanted)
-                node.replace_input_with(index, versions[id(value), wanted])
+            if value is not None and value.dtype in (FLOAT, HALF) and value.dtype != dtype:
+                if (id(value), dtype) not in versions:
+                    versions[id(value), dtype] = _converted(model, node, value, dtype)
+                node.replace_input_with(index, versions[id(value), dtype])
         for value in node.outputs:
             if value.dtype == FLOAT:
-                value.dtype = wanted
-        if node.op_type == "Cast" and node.outputs[0].dtype == wanted:
-            node.attributes["to"] = ir.AttrInt64("to", wanted)
+                value.dtype = dtype
+        if node.op_type == "Cast" and node.outputs[0].dtype == dtype:
+            node.attributes["to"] = ir.AttrInt64("to", dtype)
     for index, value in enumerate(model.graph.outputs):
         if value.dtype == HALF and not contract.is_present(value.name):
             name = value.name
