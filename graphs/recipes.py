@@ -1,12 +1,12 @@
 """Recipes: how a runtime prepares images and prompts, embeds tokens, ends answers and reads boxes.
 
 Each class describes one behaviour and becomes an object in manifest.json. Where a field takes one of several classes,
-`kind` says which.
+`kind` says which; it is written in the manifest, and never passed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .sampling import Sampling
@@ -29,7 +29,7 @@ class PixelScaling:
 class Resize:
     """An image becomes one tile: RGB, resized to `height` x `width` pixels, whatever its aspect ratio."""
 
-    kind: Literal["resize"]
+    kind: Literal["resize"] = field(default="resize", init=False)
     height: int
     width: int
     pixels: PixelScaling
@@ -42,7 +42,7 @@ class Tiles:
     A tile has `size` x `size` pixels; a canvas has at most `max_tiles` tiles.
     """
 
-    kind: Literal["tiles"]
+    kind: Literal["tiles"] = field(default="tiles", init=False)
     size: int
     max_tiles: int
     pixels: PixelScaling
@@ -73,7 +73,7 @@ class TextPrompt:
             at the others.
     """
 
-    kind: Literal["plain"]
+    kind: Literal["plain"] = field(default="plain", init=False)
     start: str
     image_start: str
     image: str
@@ -95,7 +95,7 @@ class ChatPrompt:
     The template writes `image` or `video` once for an image or video; it is repeated there for each image embedding.
     """
 
-    kind: Literal["chat"]
+    kind: Literal["chat"] = field(default="chat", init=False)
     special_tokens: dict[str, str]
     image: str
     image_token_id: int
@@ -137,7 +137,7 @@ class LocationTokens:
     a mask may stand before the label; each is `code` formatted with an integer below `code_values`.
     """
 
-    kind: Literal["locations"]
+    kind: Literal["locations"] = field(default="locations", init=False)
     token: str
     code: str
     codes: int
@@ -155,7 +155,7 @@ class PatchTokens:
     grid of `side` x `side` patches, counted row by row. `separator` stands between pairs.
     """
 
-    kind: Literal["patches"]
+    kind: Literal["patches"] = field(default="patches", init=False)
     token: str
     side: int
     phrase: tuple[str, str]

@@ -26,6 +26,9 @@ def read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
         missing = sorted(_required(kind) - value.keys())
         problems.extend(f"{where}{key}: missing" for key in missing)
         fields = {k: read(hint, value[k], f"{where}{k}.", problems) for k, hint in hints.items() if k in value}
+        for field in dataclasses.fields(kind):
+            if not field.init:  # the class gives it
+                fields.pop(field.name, None)
         return None if missing else kind(**fields)
     if origin is dict and isinstance(value, dict):
         return {key: read(arguments[1], item, f"{where}{key}.", problems) for key, item in value.items()}
@@ -43,11 +46,11 @@ def read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
 
 
 def _required(kind: Any) -> set[str]:
-    """The fields of a dataclass that have no default."""
+    """The fields of a dataclass that have no default, or have a value that the class alone gives, as `kind`."""
     return {
         field.name
         for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if not field.init or (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
     }
 
 

@@ -76,7 +76,6 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
         examples=("What is it?", "What colour is it?"),
         image=image_processor.resize(checkpoint.processor("image"), parsed.vision_config.image_size),
         prompt=manifest.TextPrompt(
-            kind="plain",
             start="<bos>",
             image_start="",
             image="<image>",

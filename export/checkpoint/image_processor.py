@@ -40,4 +40,4 @@ def resize(
 ) -> Resize:
     """The recipe of a processor that resizes every image to one size."""
     height, width = square(settings, "size", default)
-    return Resize("resize", height, width, pixels(settings, mean, std))
+    return Resize(height, width, pixels(settings, mean, std))

@@ -31,7 +31,6 @@ from .registry import ModelParts, Recipe
 IMAGE, IMAGE_END = "<image>", "</image>"
 FIRST_PLACEHOLDER = 4  #: its processor numbers the placeholders of an image from here, over the ids of words
 PATCHES = manifest.PatchTokens(
-    kind="patches",
     token="<patch_index_{:04d}>",
     side=32,
     phrase=("<phrase>", "</phrase>"),
@@ -152,7 +151,6 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
         examples=("<grounding> An image of", "<grounding> Describe this image in detail:"),
         image=_resize(checkpoint),
         prompt=manifest.TextPrompt(
-            kind="plain",
             start="<s>",
             image_start=IMAGE,
             image=IMAGE,

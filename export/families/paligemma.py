@@ -20,7 +20,6 @@ from ..tracing.decoder import RotaryDecoder
 from .registry import ModelParts, Recipe
 
 LOCATIONS = manifest.LocationTokens(
-    kind="locations",
     token="<loc{:04d}>",
     code="<seg{:03d}>",
     codes=16,
@@ -96,7 +95,6 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
         examples=("caption en", "detect red circle"),
         image=image,
         prompt=manifest.TextPrompt(
-            kind="plain",
             start="",
             image_start="",
             image=IMAGE_TOKEN,

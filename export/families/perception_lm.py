@@ -177,12 +177,9 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     checkpoint.expect_token(VIDEO_TOKEN, parsed.video_token_id)
     return Recipe(
         examples=("Describe the picture.", "How many circles are there?"),
-        image=manifest.Tiles("tiles", side, images.integer("max_num_tiles", DEFAULT_TILES), image.pixels)
-        if tiled
-        else image,
+        image=manifest.Tiles(side, images.integer("max_num_tiles", DEFAULT_TILES), image.pixels) if tiled else image,
         video=manifest.Video(videos.integer("num_frames", DEFAULT_FRAMES), image_processor.resize(videos, side)),
         prompt=manifest.ChatPrompt(
-            kind="chat",
             special_tokens=checkpoint.special_tokens(),
             image=IMAGE_TOKEN,
             image_token_id=parsed.image_token_id,

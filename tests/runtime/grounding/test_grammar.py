@@ -25,11 +25,8 @@ from onnx_vlm.runtime.stream import fold
 from tokenizers import Tokenizer
 
 END = 1
-LOCATIONS = LocationTokens(
-    "locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";"
-)
+LOCATIONS = LocationTokens("<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
 PATCHES = PatchTokens(
-    "patches",
     "<patch_index_{:04d}>",
     32,
     ("<phrase>", "</phrase>"),

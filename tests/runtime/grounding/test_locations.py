@@ -9,7 +9,7 @@ from onnx_vlm.runtime import Box, Mask
 from onnx_vlm.runtime.grounding.locations import boxes, filled, masks
 from onnx_vlm.runtime.grounding.types import run_lengths
 
-FORMAT = LocationTokens("locations", "<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
+FORMAT = LocationTokens("<loc{:04d}>", "<seg{:03d}>", 16, 128, 1024, ("ymin", "xmin", "ymax", "xmax"), ";")
 
 
 def test_one_box_in_pixels_of_the_picture():

@@ -13,7 +13,6 @@ from onnx_vlm.runtime import Box, Entity, InputError
 from onnx_vlm.runtime.grounding.patches import read, with_boxes
 
 FORMAT = PatchTokens(
-    "patches",
     "<patch_index_{:04d}>",
     32,
     ("<phrase>", "</phrase>"),

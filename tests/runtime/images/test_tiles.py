@@ -7,7 +7,7 @@ from onnx_vlm.graphs.manifest import PixelScaling, Resize
 from onnx_vlm.runtime.images.tiles import tiles
 from PIL import Image
 
-RECIPE = Resize("resize", 14, 28, PixelScaling("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+RECIPE = Resize(14, 28, PixelScaling("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
 def test_tiles_are_scaled_and_normalised():

@@ -14,7 +14,7 @@ from onnx_vlm.runtime import InputError, Limits
 from onnx_vlm.runtime.images.video import frames, sample, tiles
 from PIL import Image
 
-RECIPE = Video(3, Resize("resize", 14, 28, PixelScaling("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))))
+RECIPE = Video(3, Resize(14, 28, PixelScaling("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))))
 
 
 def test_frames_are_taken_evenly():

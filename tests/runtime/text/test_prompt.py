@@ -21,12 +21,12 @@ def token_id(name: str, token: str) -> int:
 
 
 IMAGE = token_id("paligemma2", "<image>")
-LOCATING = TextPrompt("plain", "", "", "<image>", IMAGE, "", "<bos>", "\n", False, False, 1, None)
+LOCATING = TextPrompt("", "", "<image>", IMAGE, "", "<bos>", "\n", False, False, 1, None)
 GROUNDED = TextPrompt(
-    "plain", "<s>", "<image>", "<image>", token_id("kosmos2", "<image>"), "</image>", "", "", True, False, 0, 1
+    "<s>", "<image>", "<image>", token_id("kosmos2", "<image>"), "</image>", "", "", True, False, 0, 1
 )
 CHAT_IMAGE, CHAT_VIDEO = (token_id("perception_lm", token) for token in ("<|image|>", "<|video|>"))
-CHAT = ChatPrompt("chat", {"bos_token": "<|begin_of_text|>"}, "<|image|>", CHAT_IMAGE, "<|video|>", CHAT_VIDEO)
+CHAT = ChatPrompt({"bos_token": "<|begin_of_text|>"}, "<|image|>", CHAT_IMAGE, "<|video|>", CHAT_VIDEO)
 
 
 @pytest.fixture(scope="module")

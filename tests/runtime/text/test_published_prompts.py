@@ -12,11 +12,10 @@ from onnx_vlm.graphs.manifest import ChatPrompt, PatchTokens, TextPrompt
 from onnx_vlm.runtime.grounding.patches import with_boxes
 from onnx_vlm.runtime.text.prompt import Prompts
 
-LOCATING = TextPrompt("plain", "", "", "<image>", 257152, "", "<bos>", "\n", False, False, 1, None)
-GROUNDED = TextPrompt("plain", "<s>", "<image>", "<image>", 64003, "</image>", "", "", True, False, 0, 1)
-CHAT = ChatPrompt("chat", {"bos_token": "<|begin_of_text|>"}, "<|image|>", 128002, "<|video|>", 128003)
+LOCATING = TextPrompt("", "", "<image>", 257152, "", "<bos>", "\n", False, False, 1, None)
+GROUNDED = TextPrompt("<s>", "<image>", "<image>", 64003, "</image>", "", "", True, False, 0, 1)
+CHAT = ChatPrompt({"bos_token": "<|begin_of_text|>"}, "<|image|>", 128002, "<|video|>", 128003)
 PATCHES = PatchTokens(
-    "patches",
     "<patch_index_{:04d}>",
     32,
     ("<phrase>", "</phrase>"),
