@@ -223,7 +223,8 @@ class Pipeline:
 
     def _drawn(self, masks: list[Mask], size: tuple[int, int] | None) -> list[Mask]:
         """The masks of an answer, with pixels if the bundle can make them."""
-        if not masks or size is None or not self.engine.draws_masks:
+        if not masks or size is None or contract.MASK_DECODER not in self.manifest.graphs:
             return masks
-        shapes = self.engine.masks(np.array([mask.codes for mask in masks], np.int64))
+        codes = np.array([mask.codes for mask in masks], np.int64)
+        shapes = self.engine.run_extra(contract.MASK_DECODER, codes)
         return [filled(mask, shape, *size) for mask, shape in zip(masks, shapes)]

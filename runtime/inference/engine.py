@@ -41,7 +41,7 @@ class Engine:
         self.passed_over: list[str] = []
         self.target, sessions = self._open(folder, targets)
         self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
-        self._masks = sessions.get(contract.MASK_DECODER)
+        self._extra = {name: sessions[name] for name in contract.EXTRA_GRAPHS if name in sessions}
         on_device = not self.target.row.on_host
         positions = manifest.generation.max_positions
         self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
@@ -86,14 +86,11 @@ class Engine:
         """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
         return self._projector.run({contract.VISION_FEATURES: features})[0]
 
-    @property
-    def draws_masks(self) -> bool:
-        """Whether there is a graph to make masks of their codes."""
-        return self._masks is not None
-
-    def masks(self, codes: np.ndarray) -> np.ndarray:
-        """Codes of masks (masks, codes) of int64 to masks (masks, height, width), above 0 where the thing is."""
-        return self._masks.run({contract.MASK_CODES: codes})[0]
+    def run_extra(self, graph: str, values: np.ndarray) -> np.ndarray:
+        """Run a graph of `contract.EXTRA_GRAPHS` that the bundle has: mask codes (masks, codes) of int64, for example,
+        to masks (masks, height, width), above 0 where the object is."""
+        name, _ = contract.EXTRA_GRAPHS[graph]
+        return self._extra[graph].run({name: values})[0]
 
     def embed(self, prompt: EncodedPrompt) -> np.ndarray:
         """Embeddings (tokens, hidden) of a prompt, with those of its images and videos."""
@@ -147,7 +144,7 @@ def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Ses
     """The graphs of a bundle by name."""
     if not target.row.on_host:
         probe.require(target)
-    names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
+    names = [name for name in (*contract.GRAPHS, *contract.EXTRA_GRAPHS) if name in manifest.graphs]
     targets = dict.fromkeys(names, target)
     threads = len(names)  # one thread lays out the weights of a session
     if target.row.builds_engines:
