@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -88,16 +88,16 @@ def export_model(
     family = registry.find(source.config.get("model_type"))
     recipe = family.recipe(source)
     generation = registry.generation(source, recipe)
-    extras = [] if mask_decoder is None else [read_mask_weights(mask_decoder, recipe.grounding)]
+    mask_weights = read_mask_weights(mask_decoder, recipe.grounding) if mask_decoder is not None else None
     template = bundle_manifest.read_template(source, recipe)
     with output_folder.written_aside(output, overwrite) as folder:
         with trace.fake_weights():
             parts = registry.build(family, source)
             chosen_target.prepare(parts)
             stored = Weights(source, parts.model)
-            for extra in extras:
-                parts = extra.added_to(parts)
-                precisions[extra.graph] = "fp32"
+            if mask_weights is not None:
+                parts = mask_weights.added_to(parts)
+                precisions[contract.MASK_DECODER] = "fp32"
             expected = estimate.estimate(_weights_of(parts), precisions, block_size, prove)
             if announce is not None:
                 announce(expected)
@@ -124,7 +124,7 @@ def export_model(
             description = _compute_in_float16(folder, description, recipe.examples)
         if prove:
             report("prove", 0, 0)
-            description = _prove(folder, description, source, family, recipe.examples, extras, accept_loss)
+            description = _prove(folder, description, source, family, recipe.examples, mask_weights, accept_loss)
         report("seal", 0, 0)
         dataclasses.replace(description, files=bundle_manifest.list_files(folder)).save(folder)
         bundle_manifest.read_back(folder)
@@ -192,7 +192,7 @@ def _prove(
     source: Checkpoint,
     family: registry.Family,
     prompts: tuple[str, ...],
-    extras: Sequence[MaskWeights],
+    mask_weights: MaskWeights | None,
     accept_loss: bool,
 ) -> manifest.Manifest:
     """Compare the bundle with the source model and store the proof; returns the manifest with it."""
@@ -200,8 +200,8 @@ def _prove(
 
     dataclasses.replace(description, files=bundle_manifest.list_files(folder, hashed=False)).save(folder)
     evidence, weights_check = proof.gather(source, family, prompts, description.generation.eos_token_ids, folder)
-    for extra in extras:
-        evidence.cases[0].expected.update(extra.expectations())
+    if mask_weights is not None:
+        evidence.cases[0].expected.update(mask_weights.expectations())
     verdict.judge(folder, evidence, weights_check, description.precision, source.name, accept_loss)
     stored_proof.write(folder, evidence.cases)
     return dataclasses.replace(

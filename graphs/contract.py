@@ -11,7 +11,7 @@ VISION_ENCODER = "vision_encoder"
 PROJECTOR = "projector"
 DECODER = "decoder"
 GRAPHS = (VISION_ENCODER, PROJECTOR, DECODER)
-MASK_DECODER = "mask_decoder"
+MASK_DECODER = "mask_decoder"  #: an optional graph, not in every bundle
 
 EMBED_TOKENS = "embed_tokens.npy"
 TOKENIZER = "tokenizer.json"
@@ -32,7 +32,6 @@ INPUT_IDS = "input_ids"
 TOKEN_IDS = "token_ids"
 MASK_CODES = "mask_codes"
 MASKS = "masks"
-EXTRA_GRAPHS = {MASK_DECODER: (MASK_CODES, MASKS)}  #: graphs not in every bundle: their one input, their one output
 PAST = "past_key_values."  #: how the name of each cache input starts
 PRESENT = "present."  #: how the name of each cache output starts
 PARTS = ("key", "value")

@@ -44,9 +44,10 @@ def optional(kind: Kind) -> Kind:
     )
 
 
-def integer(least: int) -> Kind:
-    """Integers of `least` or more."""
-    return Kind(f"{least} or more", lambda value: _is_integer(value, least), int)
+def integer(least: int, most: int | None = None) -> Kind:
+    """Integers of `least` or more, up to `most`."""
+    allowed = f"{least} or more" if most is None else f"an integer from {least} to {most}"
+    return Kind(allowed, lambda value: _is_integer(value, least) and (most is None or value <= most), int)
 
 
 def number(least: float, most: float) -> Kind:

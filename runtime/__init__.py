@@ -11,6 +11,7 @@ except ImportError as error:
 
 from ..graphs import BundleError, GenerationError, InputError, ProviderError, VLMError
 from .chat import Chat
+from .generation.logprobs import TokenLogprob
 from .grounding.drawing import draw
 from .grounding.types import Box, Entity, Mask
 from .limits import Limits
@@ -34,6 +35,7 @@ __all__ = [
     "ProviderError",
     "Score",
     "Stream",
+    "TokenLogprob",
     "VLMError",
     "draw",
     "load",

@@ -12,6 +12,7 @@ from ..graphs import GenerationError, InputError, manifest
 from .grounding.types import PhraseBoxes
 from .inference.engine import Engine
 from .inference.run import Logits, Run
+from .inference.token_embeddings import common_length
 from .inputs import Images, Media, Videos, listed
 from .options import Options, Settings, resolve
 from .pipeline import Answering, Pipeline
@@ -148,9 +149,7 @@ class CachedPrefix:
     def common_length(self, row: np.ndarray) -> int:
         """How many tokens at the start of another prompt (tokens, hidden) are cached. The last is never counted: at
         least one token is left to run."""
-        size = min(len(row) - 1, len(self._embeds))
-        differ = (row[:size] != self._embeds[:size]).any(axis=1)
-        return int(differ.argmax()) if differ.any() else size
+        return common_length(row[:-1], self._embeds)
 
 
 def _turn(prompt: str, about: Media) -> dict[str, Any]:

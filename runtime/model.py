@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -181,15 +181,7 @@ class VLM:
         """
         if is_batch(prompt):
             raise InputError("candidates are scored for one prompt; call score for each of several")
-        if isinstance(candidates, str) or not isinstance(candidates, Iterable):
-            raise InputError(f"candidates are a list of texts, not {candidates!r:.80}")
-        candidates = list(candidates)
-        if not candidates or not all(isinstance(text, str) for text in candidates):
-            raise InputError(f"candidates are a list of texts, at least one, not {candidates!r:.80}")
-        ids = [self.pipeline.prompts.ids(text) for text in candidates]
-        ends = self.manifest.generation.eos_token_ids
-        if any(token in ends for candidate in ids for token in candidate):
-            raise InputError(f"an end token is in candidates {candidates!r:.80}; leave it out, it is added to each")
+        texts, ids = zip(*self.pipeline.candidates(candidates))
         (request,) = requests(prompt, images, videos, bboxes)
         likely = self.pipeline.score(self.pipeline.encode(request), ids)
-        return [Score(*row) for row in zip(candidates, map(sum, likely), ids, likely)]
+        return [Score(*row) for row in zip(texts, map(sum, likely), ids, likely)]

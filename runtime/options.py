@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     early_stopping: bool | Literal["never"] | None
     constrain: Literal["boxes"] | None
     seed: int | None
+    top_logprobs: int | None
 
 
 BOXES = Kind(
@@ -65,9 +66,26 @@ class Settings(Sampling):
         None, optional(integer(0)), "equal seeds draw equal answers, for a prompt alone as for one among several", DRAWS
     )
 
+    top_logprobs: int | None = option(
+        None,
+        optional(integer(0, 20)),
+        "note the log-probability of each token of the answer, by the model's own logits, and so many likeliest tokens"
+        " beside it; not with beams",
+    )
+
     def __post_init__(self) -> None:
-        if problems := self.problems():
+        problems = self.problems()
+        if self.top_logprobs is not None and self.num_beams > 1:
+            problems.append(
+                f"top_logprobs goes with no beams, and num_beams is {self.num_beams}; leave one of them out"
+            )
+        if problems:
             raise InputError(problems[0])
+
+    @property
+    def copies(self) -> int:
+        """How many rows a prompt's answers take."""
+        return max(self.num_beams, self.num_return_sequences)
 
 
 @dataclass(frozen=True)

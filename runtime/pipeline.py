@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from ..graphs import contract, manifest
+from ..graphs import InputError, contract, manifest
 from . import inputs
-from .generation import strategy
-from .generation.scoring import score
+from .assembly import Assembly, EncodedRequest, read_boxes
+from .generation import scoring, strategy
+from .generation.steps import Chosen, Steps, drive
 from .grounding.formats import box_format
 from .grounding.grammar import Constraint, Grammar, Vocabulary
-from .grounding.locations import filled
-from .grounding.types import Grounded, Mask, PhraseBoxes
+from .grounding.types import Box, PhraseBoxes
 from .inference.engine import Engine
 from .inference.image_embeddings import ImageEmbeddingCache
 from .inference.run import Logits, Run
@@ -32,27 +31,14 @@ from .limits import Limits
 from .options import Settings
 from .providers.targets import Target
 from .results import Generation, StageTimer
+from .stream import fold
 from .text.detokenize import Reader
 from .text.prompt import EncodedPrompt, PromptInput, Prompts
 
-
-@dataclass(frozen=True)
-class EncodedRequest:
-    """A request as the graphs take it.
-
-    Attributes:
-        prompt: its ids and tiles.
-        size: width and height of its first image in pixels; None without an image.
-    """
-
-    prompt: EncodedPrompt
-    size: tuple[int, int] | None = None
-
-
 #: Computes the logits (prompts, vocab) after prompts, with room for new tokens and for several answers to each.
 Prefill: TypeAlias = Callable[[Sequence[EncodedPrompt], int, int, StageTimer], tuple[Logits, Run]]
-#: Yields the (answer number, id) pairs of each step; returns the answers at its end.
-Answering: TypeAlias = Generator[list[tuple[int, int]], None, list[Generation]]
+#: Yields the ids that each step chooses; returns the answers at its end.
+Answering: TypeAlias = Generator[Sequence[Chosen], None, list[Generation]]
 
 
 class Pipeline:
@@ -112,16 +98,20 @@ class Pipeline:
         """A reader of one answer's text."""
         return Reader(self.prompts.detokenizer, self.boxes.tagged, settings.stop)
 
+    def embed(self, prompts: Sequence[EncodedPrompt]) -> list[np.ndarray]:
+        """Embeddings (tokens, hidden) of each prompt; the images of all of them are encoded together."""
+        embeds = iter(self.image_embeddings([tiles for prompt in prompts for tiles in prompt.tiles]))
+        return [self.engine.merge(prompt, [next(embeds) for _ in prompt.tiles]) for prompt in prompts]
+
     def prefill(
         self, prompts: Sequence[EncodedPrompt], max_new_tokens: int, copies: int, timer: StageTimer
     ) -> tuple[Logits, Run]:
-        """Run the prompts through the graphs; the images of all of them are encoded together.
+        """Run the prompts through the graphs.
 
         Returns:
             The logits (prompts, vocab) after the prompts, and the run, with room for `copies` answers to each.
         """
-        embeds = iter(self.image_embeddings([tiles for prompt in prompts for tiles in prompt.tiles]))
-        rows = [self.engine.merge(prompt, [next(embeds) for _ in prompt.tiles]) for prompt in prompts]
+        rows = self.embed(prompts)
         timer.lap("vision")
         prefilled = self.engine.start(rows, max_new_tokens, copies)
         timer.lap("prefill")
@@ -145,28 +135,75 @@ class Pipeline:
         """
         timer = timer or StageTimer()
         prompts = [request.prompt for request in encoded]
-        ids = [prompt.counted for prompt in prompts]
-        copies = max(settings.num_beams, settings.num_return_sequences)
+        copies = settings.copies
         settings = dataclasses.replace(
             settings, max_new_tokens=self.allowed_new_tokens(prompts, settings.max_new_tokens, copies)
         )
-        constraints = [Constraint(self.grammar, settings.max_new_tokens, ids)] if settings.constrain else []
+        search = self.new_search(prompts, settings, reader)
         timer.lap("preprocess")
         logits, run = (prefill or self.prefill)(prompts, settings.max_new_tokens, copies, timer)
-        stops = [reader.stops] if reader.stops else []
-        answers = yield from strategy.answer(
-            logits, run.step, ids, settings, self.manifest.generation.eos_token_ids, stops, constraints
-        )
+        answers = yield from drive(search(logits), run.step)
         timer.lap("decode")
+        return self.generations(answers, encoded, reader, timer)
+
+    def new_search(
+        self, prompts: Sequence[EncodedPrompt], settings: Settings, reader: Reader
+    ) -> Callable[[Logits], Steps[list[list[strategy.Answer]]]]:
+        """What searches for answers from the logits (prompts, vocab) after the prompts.
+
+        Raises:
+            InputError: if what the answers are constrained to has no room.
+        """
+        assert settings.max_new_tokens is not None
+        ids = [prompt.counted for prompt in prompts]
+        constraints = [Constraint(self.grammar, settings.max_new_tokens, ids)] if settings.constrain else []
+        stops = [reader.stops] if reader.stops else []
+        ends = self.manifest.generation.eos_token_ids
+        return lambda logits: strategy.answer(logits, ids, settings, ends, stops, constraints)
+
+    def generations(
+        self,
+        answers: Sequence[list[strategy.Answer]],
+        encoded: Sequence[EncodedRequest],
+        reader: Reader,
+        timer: StageTimer,
+    ) -> list[Generation]:
+        """The answers to each request, the best with the others as its alternatives."""
         decoded = sum(len(answer.ids) - 1 for alternatives in answers for answer in alternatives)
         timings = timer.laps | {"tokens_per_second": decoded / timer.laps["decode"]}
-        return [self._generation(*row, reader, timings) for row in zip(answers, encoded)]
+        assembly = Assembly(self.manifest, self.prompts, self.boxes, self.engine, reader, timings)
+        return [assembly.generation(*row) for row in zip(answers, encoded)]
+
+    def boxes_so_far(self, ids: list[int], encoded: EncodedRequest) -> list[Box]:
+        """The boxes in the beginning of an answer."""
+        return read_boxes(ids, encoded, self.prompts, self.boxes).boxes
 
     def score(self, encoded: EncodedRequest, candidates: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of given answers to a request: those of each one's ids, and at last that of its end."""
         new_tokens = self.allowed_new_tokens([encoded.prompt], max(map(len, candidates)) + 1, len(candidates))
         logits, run = self.prefill([encoded.prompt], new_tokens, len(candidates), StageTimer())
-        return score(logits, run.step, candidates, self.manifest.generation.eos_token_ids)
+        return fold(drive(self.scoring(logits, candidates), run.step))
+
+    def candidates(self, candidates: Iterable[str]) -> list[tuple[str, list[int]]]:
+        """Answers to be scored: the text of each and its ids.
+
+        Raises:
+            InputError: if they are no texts, or one has an end token in it.
+        """
+        if isinstance(candidates, str) or not isinstance(candidates, Iterable):
+            raise InputError(f"candidates are a list of texts, not {candidates!r:.80}")
+        candidates = list(candidates)
+        if not candidates or not all(isinstance(text, str) for text in candidates):
+            raise InputError(f"candidates are a list of texts, at least one, not {candidates!r:.80}")
+        ids = [self.prompts.ids(text) for text in candidates]
+        ends = self.manifest.generation.eos_token_ids
+        if any(token in ends for candidate in ids for token in candidate):
+            raise InputError(f"an end token is in candidates {candidates!r:.80}; leave it out, it is added to each")
+        return list(zip(candidates, ids))
+
+    def scoring(self, logits: Logits, candidates: Sequence[Sequence[int]]) -> Steps[list[list[float]]]:
+        """What scores answers from the logits (1, vocab) after a prompt."""
+        return scoring.score(logits, candidates, self.manifest.generation.eos_token_ids)
 
     @functools.cached_property
     def grammar(self) -> Grammar:
@@ -186,45 +223,3 @@ class Pipeline:
         tokens = longest + new_tokens
         self.limits.check_memory(self.engine.memory(len(prompts), longest, rows, tokens), rows, tokens)
         return new_tokens
-
-    def _generation(
-        self, answers: list[strategy.Answer], encoded: EncodedRequest, reader: Reader, timings: dict[str, float]
-    ) -> Generation:
-        """The best answer to a request, with the others as its alternatives."""
-        best, *others = [self._one_generation(answer, encoded, reader, timings) for answer in answers]
-        return dataclasses.replace(best, alternatives=others)
-
-    def _one_generation(
-        self, answer: strategy.Answer, encoded: EncodedRequest, reader: Reader, timings: dict[str, float]
-    ) -> Generation:
-        ids = answer.ids
-        grounded = self._grounded(ids, encoded)
-        stopped = ids[-1] in self.manifest.generation.eos_token_ids or (reader.stops is not None and reader.stops(ids))
-        return Generation(
-            text=reader.text(ids),
-            token_ids=ids,
-            finish_reason="stop" if stopped else "length",
-            prompt_tokens=len(encoded.prompt.ids),
-            boxes=grounded.boxes,
-            masks=self._drawn(grounded.masks, encoded.size),
-            caption=grounded.caption,
-            entities=grounded.entities,
-            score=answer.score,
-            timings=timings,
-        )
-
-    def _grounded(self, ids: list[int], encoded: EncodedRequest) -> Grounded:
-        """The boxes of an answer."""
-        if self.boxes.reads_prompt:
-            is_image = np.flatnonzero(encoded.prompt.is_image)
-            text_start = is_image[-1] + 1 if len(is_image) else 0
-            ids = [*encoded.prompt.ids[text_start:], *ids]
-        return self.boxes.read(self.prompts.decode(ids), encoded.size)
-
-    def _drawn(self, masks: list[Mask], size: tuple[int, int] | None) -> list[Mask]:
-        """The masks of an answer, with pixels if the bundle can make them."""
-        if not masks or size is None or contract.MASK_DECODER not in self.manifest.graphs:
-            return masks
-        codes = np.array([mask.codes for mask in masks], np.int64)
-        shapes = self.engine.run_extra(contract.MASK_DECODER, codes)
-        return [filled(mask, shape, *size) for mask, shape in zip(masks, shapes)]

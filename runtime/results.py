@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from .generation.logprobs import TokenLogprob
 from .grounding.types import Box, Entity, Mask
 
 
@@ -23,6 +24,7 @@ class Generation:
         caption: prompt and answer as one text without tags, where a model writes phrases with boxes into its text.
         entities: the phrases of the caption that have boxes, in pixels of the image (in 0..1 without one).
         score: of beam search: the sum of the tokens' log-probabilities by length ** length_penalty.
+        logprobs: of each of `token_ids`, if `top_logprobs` asks for them.
         alternatives: further answers to the prompt, if `num_return_sequences` asks for them; by beam search the best
             first.
         timings: seconds of `preprocess`, `vision`, `prefill` and `decode`, and `tokens_per_second` of the decoding; of
@@ -38,6 +40,7 @@ class Generation:
     caption: str | None = None
     entities: list[Entity] = field(default_factory=list)
     score: float | None = None
+    logprobs: list[TokenLogprob] | None = None
     alternatives: list[Generation] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -60,7 +63,7 @@ class Score:
 
 
 class StageTimer:
-    """Seconds between laps."""
+    """Seconds between laps; those of laps of the same name are added up."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -68,4 +71,5 @@ class StageTimer:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
+        self.laps[name] = self.laps.get(name, 0) + now - self._last
+        self._last = now

@@ -113,9 +113,8 @@ def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterato
         TensorSpec(contract.TOKEN_IDS, "int64", ("new tokens",)),
         TensorSpec(contract.LOGITS, "float32", ("new tokens", manifest.graphs[contract.DECODER].outputs[0].shape[-1])),
     ]
-    for graph, (_, result) in contract.EXTRA_GRAPHS.items():
-        if result in expected and graph in manifest.graphs:
-            specs += [*manifest.graphs[graph].inputs, *manifest.graphs[graph].outputs]
+    if contract.MASKS in expected and contract.MASK_DECODER in manifest.graphs:
+        specs += [*manifest.graphs[contract.MASK_DECODER].inputs, *manifest.graphs[contract.MASK_DECODER].outputs]
     for spec in specs:
         if spec.name not in expected:
             yield f"{spec.name}: missing"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from ..graphs import GenerationError
+from .generation.steps import Chosen
 from .results import Generation
 from .text.detokenize import Reader
 from .text.stable_text import StableText
@@ -25,7 +26,7 @@ class Stream(Iterator[str]):
     time may take pieces or close; another gets a GenerationError.
     """
 
-    def __init__(self, tokens: Generator[list[tuple[int, int]], None, list[Generation]], reader: Reader) -> None:
+    def __init__(self, tokens: Generator[Sequence[Chosen], None, list[Generation]], reader: Reader) -> None:
         self._tokens = tokens
         self._text = StableText(reader)
         self._returned = 0  # characters
@@ -50,7 +51,7 @@ class Stream(Iterator[str]):
     def _next(self) -> str:
         while self._generation is None:
             try:
-                piece = self._text.add([token for _, token in next(self._tokens)])
+                piece = self._text.add([chosen.id for chosen in next(self._tokens)])
             except StopIteration as end:
                 if end.value is None:  # closed before
                     break

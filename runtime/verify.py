@@ -69,8 +69,8 @@ class Stages(Protocol):
     def project(self, features: np.ndarray) -> np.ndarray:
         """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
 
-    def run_extra(self, graph: str, values: np.ndarray) -> np.ndarray:
-        """What a graph of `contract.EXTRA_GRAPHS` that the bundle has makes of its input."""
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (masks, codes) to masks (masks, height, width), where the bundle has a decoder of masks."""
 
     def answers(
         self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
@@ -84,7 +84,7 @@ class Loaded:
 
     def __init__(self, vlm: VLM) -> None:
         self.manifest, self.prompts, self._engine = vlm.manifest, vlm.pipeline.prompts, vlm.pipeline.engine
-        self.encode, self.project, self.run_extra = self._engine.encode, self._engine.project, self._engine.run_extra
+        self.encode, self.project, self.masks = self._engine.encode, self._engine.project, self._engine.masks
 
     def answers(
         self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
@@ -183,11 +183,10 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
     embeds = stages.project(expected(contract.VISION_FEATURES))
     precision, tolerance = allowed(contract.PROJECTOR)
     yield Check(contract.IMAGE_EMBEDS, precision, _error(embeds, expected(contract.IMAGE_EMBEDS)), tolerance)
-    for graph, (name, result) in contract.EXTRA_GRAPHS.items():
-        if result in cases[0].expected and graph in stages.manifest.graphs:
-            error = _error(stages.run_extra(graph, cases[0].expected[name]), cases[0].expected[result])
-            precision, tolerance = allowed(graph)
-            yield Check(result, precision, error, tolerance)
+    if contract.MASKS in cases[0].expected and contract.MASK_DECODER in stages.manifest.graphs:
+        masks = stages.masks(cases[0].expected[contract.MASK_CODES])
+        precision, tolerance = allowed(contract.MASK_DECODER)
+        yield Check(contract.MASKS, precision, _error(masks, cases[0].expected[contract.MASKS]), tolerance)
     if wrong is None:
         yield from _answers(
             stages, encoded, cases, *allowed(contract.DECODER, evidence.loss.logits if evidence.loss else 0.0)

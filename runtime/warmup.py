@@ -48,7 +48,7 @@ def warmup(
     embeds = engine.encode_images(np.zeros((1, *tiles.shape[1:]), tiles.dtype))
     _, run = engine.start([embeds.reshape(-1, embeds.shape[-1])], 1)
     run.step(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    for name in contents.graphs.keys() & set(contract.EXTRA_GRAPHS):
-        (tensor,) = contents.graphs[name].inputs
-        engine.run_extra(name, np.zeros((1, *tensor.shape[1:]), tensor.dtype))
+    if engine.draws_masks:
+        (codes,) = contents.graphs[contract.MASK_DECODER].inputs
+        engine.masks(np.zeros((1, *codes.shape[1:]), codes.dtype))
     return tensorrt.engine_folder(contents, cuda.machine(target.device_id))

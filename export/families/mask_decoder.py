@@ -73,7 +73,6 @@ class MaskWeights:
     name: str
     weights: dict[str, np.ndarray]
     format: manifest.LocationTokens
-    graph = contract.MASK_DECODER
 
     def module(self) -> MaskDecoder:
         """A network for these weights, which it does not have yet."""

@@ -42,10 +42,9 @@ class OnDisk:
         (values,) = self.run(contract.PROJECTOR, [{contract.VISION_FEATURES: features}])
         return values[contract.IMAGE_EMBEDS]
 
-    def run_extra(self, graph: str, values: np.ndarray) -> np.ndarray:
-        name, result = contract.EXTRA_GRAPHS[graph]
-        (results,) = self.run(graph, [{name: values}])
-        return results[result]
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        (values,) = self.run(contract.MASK_DECODER, [{contract.MASK_CODES: codes}])
+        return values[contract.MASKS]
 
     def answers(
         self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]

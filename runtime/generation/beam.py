@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from .decode import Step
 from .filters import Filter, expect_possible
 from .numerics import UNLIKELY, log_softmax
+from .steps import Advance, Steps
 from .stops import Stop
 
 
@@ -102,28 +102,31 @@ class Beams:
 
 
 def search(
-    logits: np.ndarray, step: Step, prompts: Sequence[Beams], settings: BeamSettings
-) -> list[list[tuple[float, list[int]]]]:
-    """For each prompt the scores and ids of its `settings.width` best answers, the best first.
+    logits: np.ndarray, prompts: Sequence[Beams], settings: BeamSettings
+) -> Steps[list[list[tuple[float, list[int]]]]]:
+    """Search for answers, step by step. The rows of a step are prompts in the first one, beams in others.
 
     The beams of a prompt that is done are dropped from the batch.
 
     Args:
         logits: (prompts, vocab), those after the prompts.
-        step: its rows are prompts in the first call, and beams of the call before in others.
         prompts: the beams of each.
+
+    Returns:
+        For each prompt the scores and ids of its `settings.width` best answers, the best first.
     """
     width = settings.width
     rows = np.arange(len(prompts)).repeat(width)
     going = list(prompts)
     for length in range(1, settings.max_new_tokens + 1):
+        logits = np.asarray(logits)
         parts = np.split(rows, len(going))
         continuations = [beams.advance(logits[part]) for beams, part in zip(going, parts)]
         unfinished = [index for index, beams in enumerate(going) if not beams.done]
         if length == settings.max_new_tokens or not unfinished:
             break
         parents = np.concatenate([parts[index][continuations[index][0]] for index in unfinished])
-        logits = step(parents, np.concatenate([continuations[index][1] for index in unfinished]))
+        logits = yield Advance([], parents, np.concatenate([continuations[index][1] for index in unfinished]))
         going = [going[index] for index in unfinished]
         rows = np.arange(len(parents))
     return [beams.ended for beams in prompts]

@@ -6,62 +6,70 @@ stop conditions end an answer. `beam` is the same for beam search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from .filters import Filter, expect_possible
+from .logprobs import token_logprob
+from .steps import Advance, Chosen, Steps
 from .stops import Stop
 
-#: takes which rows of the batch go on (new batch,), some perhaps several times, and an id to append to each (new
-#: batch,); returns the logits after them (new batch, vocab)
-Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
 #: picks an id for the answer with an index from its logits (vocab,)
 Choose = Callable[[int, np.ndarray], int]
 
 
 def decode(
     logits: np.ndarray,
-    step: Step,
     prompts: Sequence[Sequence[int]],
     choose: Choose,
     filters: Sequence[Filter],
     stop: Stop,
     max_new_tokens: int,
     copies: int = 1,
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield (answer, id) of every answer that goes on, until all have ended or `max_new_tokens` are out.
+    top_logprobs: int | None = None,
+) -> Steps[list[list[Chosen]]]:
+    """Choose the ids of answers, step by step, until all have ended or are cut; returns those of each answer.
 
     Answers that have ended are dropped from the batch; the last ones take their rows. Answer i is to the prompt
     i // copies.
 
     Args:
-        logits: (prompts, vocab), those after the prompts.
-        step: not called once it is not needed.
+        logits: (prompts, vocab), those after the prompts: an array, or what stands for one on a device.
         prompts: the ids of each.
         choose: the strategy.
         filters: applied to logits before `choose`, in order.
-        stop: takes the ids of an answer so far and returns whether the last of them ended it; that one is yielded.
+        stop: takes the ids of an answer so far and returns whether the last of them ended it; that one is chosen.
         max_new_tokens: where an answer is cut.
         copies: how many answers a prompt gets.
+        top_logprobs: for each chosen id, note its log-probability and so many likeliest ids; None for no note.
     """
     rows = np.arange(len(prompts)).repeat(copies)  # of each answer on its way: its row in the batch, and its index
     indices = np.arange(len(rows))
     answers: list[list[int]] = [[] for _ in rows]
-    for length in range(1, max_new_tokens + 1):
+    history: list[list[Chosen]] = [[] for _ in rows]
+    only_ids = choose is greedy and not filters and top_logprobs is None  # these need not leave a device for more
+    while True:
+        logits = logits if only_ids else np.asarray(logits)
+        chosen = []
         for row, index in zip(rows, indices):
             scores = logits[row]
             for change in filters:
                 scores = change(prompts[index // copies], answers[index], scores)
             if filters:
                 expect_possible(scores)
-            answers[index].append(choose(index, scores))
-        yield [(int(index), answers[index][-1]) for index in indices]
-        going = fill_gaps(np.array([not stop(answers[index]) for index in indices]))
-        if length == max_new_tokens or not len(going):
-            return
+            token = choose(index, scores)
+            answers[index].append(token)
+            note = None if top_logprobs is None else token_logprob(logits[row], token, top_logprobs)
+            chosen.append(Chosen(int(index), token, note))
+            history[index].append(chosen[-1])
+        ended = [len(answers[index]) == max_new_tokens or stop(answers[index]) for index in indices]
+        going = fill_gaps(~np.array(ended))
+        if not len(going):
+            yield Advance(chosen)
+            return history
         rows, indices = rows[going], indices[going]
-        logits = step(rows, np.array([answers[index][-1] for index in indices]))
+        logits = yield Advance(chosen, rows, np.array([answers[index][-1] for index in indices]))
         rows = np.arange(len(rows))
 
 
@@ -72,11 +80,6 @@ def fill_gaps(going: np.ndarray) -> np.ndarray:
     stay = rows[rows < len(rows)]
     order[np.setdiff1d(order, stay, assume_unique=True)] = rows[rows >= len(rows)]
     return order
-
-
-def on_host(step: Step) -> Step:
-    """`step`, whose logits are arrays wherever they were computed; greedy decoding alone needs no more than ids."""
-    return lambda rows, ids: np.asarray(step(rows, ids))
 
 
 def greedy(index: int, logits: np.ndarray) -> int:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .decode import Step, decode, on_host
+from .decode import decode
 from .numerics import log_sum
+from .steps import Steps
 from .stops import EndTokens
 
 
-def score(
-    logits: np.ndarray, step: Step, candidates: Sequence[Sequence[int]], end_ids: Sequence[int]
-) -> list[list[float]]:
+def score(logits: np.ndarray, candidates: Sequence[Sequence[int]], end_ids: Sequence[int]) -> Steps[list[list[float]]]:
     """The log-probabilities of answers to one prompt: of each token, and at last of ending there.
 
     An answer ends with any of `end_ids`, so their probabilities are summed. A model without end tokens ends no answer:
@@ -21,7 +20,6 @@ def score(
 
     Args:
         logits: (1, vocab), those after the prompt.
-        step: as for `decode`.
         candidates: the ids of each, none of `end_ids` among them.
     """
     log_probabilities: list[list[float]] = [[] for _ in candidates]
@@ -35,6 +33,5 @@ def score(
         return targets[0]
 
     longest = max(1, max(map(len, candidates)) + bool(end_ids))
-    for _ in decode(np.asarray(logits), on_host(step), [()], choose, [], EndTokens(end_ids), longest, len(candidates)):
-        pass
+    yield from decode(logits, [()], choose, [], EndTokens(end_ids), longest, len(candidates))
     return log_probabilities

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..options import Settings
 from .beam import Beams, BeamSettings, search
-from .decode import Sample, Step, decode, greedy, on_host
+from .decode import Sample, decode, greedy
 from .filters import (
     BadWords,
     Filter,
@@ -22,35 +22,38 @@ from .filters import (
     TopK,
     TopP,
 )
+from .logprobs import TokenLogprob
+from .steps import Steps
 from .stops import AnyOf, EndTokens, Stop
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Ids of an answer, and with beam search its score: the sum of their log-probabilities by length_penalty."""
+    """One answer.
+
+    Attributes:
+        ids: its ids.
+        score: of beam search: the sum of their log-probabilities by length_penalty.
+        logprobs: of each id, if that was asked for.
+    """
 
     ids: list[int]
     score: float | None = None
-
-
-#: yields (index, id) of each answer that goes on, step by step; returns the answers to each prompt, the best first
-Answering = Generator[list[tuple[int, int]], None, list[list[Answer]]]
+    logprobs: list[TokenLogprob] | None = None
 
 
 def answer(
     logits: np.ndarray,
-    step: Step,
     prompts: Sequence[Sequence[int]],
     settings: Settings,
     end_ids: Sequence[int],
     stops: Sequence[Stop] = (),
     constraints: Sequence[Filter] = (),
-) -> Answering:
-    """Answers to prompts, by the strategy that the settings ask for.
+) -> Steps[list[list[Answer]]]:
+    """Answers to prompts, by the strategy that the settings ask for: for each prompt its answers, the best first.
 
     Args:
         logits: (prompts, vocab), those after the prompts: an array, or what stands for one that is on a device.
-        step: appends ids to rows, as `decode` and `search` ask for it.
         prompts: the ids of each.
         settings: with max_new_tokens set.
         end_ids: ids that end an answer.
@@ -58,32 +61,42 @@ def answer(
         constraints: other filters.
     """
     chain, stop = filters(settings, end_ids, constraints), AnyOf(EndTokens(end_ids), *stops)
-    returned, length = settings.num_return_sequences, settings.max_new_tokens
-    if settings.num_beams == 1:
-        if chain or settings.do_sample:
-            logits, step = np.asarray(logits), on_host(step)
-        choose = Sample(len(prompts) * returned, returned, settings.seed) if settings.do_sample else greedy
-        answers: list[list[int]] = [[] for _ in range(len(prompts) * returned)]
-        for tokens in decode(logits, step, prompts, choose, chain, stop, length, returned):
-            for index, token in tokens:
-                answers[index].append(token)
-            yield tokens
-        return [[Answer(ids) for ids in answers[i : i + returned]] for i in range(0, len(answers), returned)]
+    length = settings.max_new_tokens
+    assert length is not None
+    if settings.num_beams > 1:
+        return (yield from _beams(logits, prompts, settings, length, chain, stop, len(end_ids)))
+    returned = settings.num_return_sequences
+    choose = Sample(len(prompts) * returned, returned, settings.seed) if settings.do_sample else greedy
+    history = yield from decode(logits, prompts, choose, chain, stop, length, returned, settings.top_logprobs)
+    noted = settings.top_logprobs is not None
+    answers = [Answer([c.id for c in row], logprobs=[c.logprob for c in row] if noted else None) for row in history]
+    return [answers[first : first + returned] for first in range(0, len(answers), returned)]
+
+
+def _beams(
+    logits: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+    settings: Settings,
+    length: int,
+    chain: Sequence[Filter],
+    stop: Stop,
+    end_ids: int,
+) -> Steps[list[list[Answer]]]:
+    """Answers by beam search, which may draw as well."""
     beams = BeamSettings(
         width=settings.num_beams,
-        candidates=max(2, 1 + len(end_ids)) * settings.num_beams,
+        candidates=max(2, 1 + end_ids) * settings.num_beams,
         max_new_tokens=length,
         length_penalty=settings.length_penalty,
         early_stopping=settings.early_stopping,
     )
-    logits, step = np.asarray(logits), on_host(step)
     # Each prompt draws on its own, so that it is answered alike alone and among others.
     started = [
         Beams(ids, beams, chain, stop, np.random.default_rng(settings.seed) if settings.do_sample else None)
         for ids in prompts
     ]
-    ranked = search(logits, step, started, beams)
-    return [[Answer(ids, score) for score, ids in best[:returned]] for best in ranked]
+    ended = yield from search(logits, started, beams)
+    return [[Answer(ids, score) for score, ids in pairs[: settings.num_return_sequences]] for pairs in ended]
 
 
 def filters(settings: Settings, end_ids: Sequence[int], constraints: Sequence[Filter]) -> list[Filter]:

@@ -6,18 +6,19 @@ Nothing here is of one kind of device, so all of it also runs on "cpu", where it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
 
-from ...graphs import GenerationError, TensorSpec, VLMError, contract
+from ...graphs import TensorSpec, contract
 from ..providers import onnx_bytes
 from ..providers.ort_session import create
 from ..providers.placement import check_placement, placement
 from ..providers.targets import Target
+from .device_logits import failing
 from .session import Session
 
 SMALLEST_BUCKET = 256  #: tokens
@@ -57,10 +58,11 @@ class Device:
         with failing():
             return ort.OrtValue.ortvalue_from_numpy(array, self.target.device, self.target.device_id)
 
-    def bind(self, bind: Callable[..., None], spec: TensorSpec, value: ort.OrtValue, rows: int) -> None:
-        """Let `bind`, a binding's `bind_input` or `bind_output`, bind the first `rows` rows of a value."""
-        kind, shape = np.dtype(spec.dtype).type, [rows, *value.shape()[1:]]
-        bind(spec.name, self.target.device, self.target.device_id, kind, shape, value.data_ptr())
+    def bind(self, bind: Callable[..., None], spec: TensorSpec, value: ort.OrtValue, rows: int, first: int = 0) -> None:
+        """Let `bind`, a binding's `bind_input` or `bind_output`, bind `rows` rows of a value from the `first` on."""
+        kind, shape = np.dtype(spec.dtype), [rows, *value.shape()[1:]]
+        start = value.data_ptr() + first * math.prod(shape[1:]) * kind.itemsize
+        bind(spec.name, self.target.device, self.target.device_id, kind.type, shape, start)
 
     def argmax(self, logits: ort.OrtValue) -> np.ndarray:
         """The ids (batch,) of the largest logits (batch, 1, vocab); only they come to the host."""
@@ -71,13 +73,16 @@ class Device:
             self._argmax.run_with_iobinding(binding)
         return binding.get_outputs()[0].numpy()[:, 0]
 
-    def gather(self, rows: np.ndarray, before: Sequence[ort.OrtValue], after: Sequence[ort.OrtValue]) -> None:
-        """Fill the first rows of each KV buffer `after` with the rows of `before` that `rows` (kept,) names."""
+    def gather(
+        self, rows: np.ndarray, before: Sequence[ort.OrtValue], after: Sequence[ort.OrtValue], first: int = 0
+    ) -> None:
+        """Fill the rows of each KV buffer `after` from the `first` on with the rows of `before` that `rows` (kept,)
+        names."""
         binding = self._gather.io_binding()
         binding.bind_cpu_input(ROWS, rows.astype(np.int64))
         for (past, present), source, result in zip(self.cache, before, after):
             self.bind(binding.bind_input, past, source, source.shape()[0])
-            self.bind(binding.bind_output, present, result, len(rows))
+            self.bind(binding.bind_output, present, result, len(rows), first)
         with failing():
             self._gather.run_with_iobinding(binding)
 
@@ -128,27 +133,49 @@ class Buffers:
         self._current = 0
         self._steps: dict[tuple[int, int], Step] = {}
 
-    def bind(self, binding: ort.IOBinding, batch: int) -> None:
-        """Make the first `batch` rows of every buffer the past of its layer and, or of its copy, the present."""
+    def bind(self, binding: ort.IOBinding, rows: int, first: int = 0) -> None:
+        """Make `rows` rows of every buffer from the `first` on the past of its layer and, or of its copy, the
+        present."""
         before = self._sets[self._current]
         after = self._sets[1 - self._current] if self.device.copied else before
         for (past, present), source, result in zip(self.device.cache, before, after):
-            self.device.bind(binding.bind_input, past, source, batch)
-            self.device.bind(binding.bind_output, present, result, batch)
+            self.device.bind(binding.bind_input, past, source, rows, first)
+            self.device.bind(binding.bind_output, present, result, rows, first)
 
-    def advance(self) -> None:
-        """Take note that the decoder has run."""
+    def advance(self, others: Iterable[int] = ()) -> None:
+        """Take note that the decoder has run on the batch, and not on the `others` of the rows that hold tokens."""
         if self.device.copied:
-            self._current = 1 - self._current
+            self._switch(others)
 
-    def keep(self, rows: np.ndarray) -> None:
-        """Let row i be what row `rows[i]` was."""
+    def advance_row(self, row: int) -> None:
+        """Take note that the decoder has run on one row alone."""
+        if self.device.copied:
+            self.device.gather(np.array([row]), self._sets[1 - self._current], self._sets[self._current], row)
+
+    def keep(self, rows: np.ndarray, others: Iterable[int] = ()) -> None:
+        """Let row i be what row `rows[i]` was; the `others` stay what they are."""
         if np.array_equal(rows, np.arange(len(rows))):
             return
         if len(self._sets) == 1:
             self._sets.append(self._zeros())
+        self._switch(others)
+        self.device.gather(rows, self._sets[1 - self._current], self._sets[self._current])
+
+    def _switch(self, others: Iterable[int]) -> None:
+        """Use the other set of buffers, with some rows as they are in this one."""
         before, self._current = self._current, 1 - self._current
-        self.device.gather(rows, self._sets[before], self._sets[self._current])
+        for row in others:
+            self.device.gather(np.array([row]), self._sets[before], self._sets[self._current], row)
+
+    def save(self, row: int) -> list[ort.OrtValue]:
+        """A copy of a row of every buffer."""
+        saved = self._zeros(rows=1)
+        self.device.gather(np.array([row]), self._sets[self._current], saved)
+        return saved
+
+    def load(self, row: int, saved: Sequence[ort.OrtValue]) -> None:
+        """Make a row what a row was when it was saved."""
+        self.device.gather(np.zeros(1, np.int64), saved, self._sets[self._current], row)
 
     def copy_start(self, length: int, other: Buffers) -> None:
         """Copy the first `length` tokens of the first row into larger buffers `other`, through the host: it is rare."""
@@ -184,51 +211,9 @@ class Buffers:
         self.bind(binding, batch)
         return Step(inputs[contract.INPUTS_EMBEDS], inputs[contract.SEQUENCE_LENGTHS], logits, binding, options)
 
-    def _zeros(self) -> list[ort.OrtValue]:
+    def _zeros(self, rows: int | None = None) -> list[ort.OrtValue]:
         # Zeros: the operator multiplies the unused part by a weight of 0, which would keep a NaN.
-        rows, capacity = self.size
+        all_rows, capacity = self.size
+        rows = rows or all_rows
         buffers = [past for past, _ in self.device.cache]
         return [self.device.put(np.zeros(past.sized(batch=rows, capacity=capacity), past.dtype)) for past in buffers]
-
-
-class DeviceLogits:
-    """Logits (batch, vocab) on the device. As an array they come to the host; of their largest only the ids do."""
-
-    def __init__(self, device: Device, value: ort.OrtValue) -> None:
-        self._device, self._value = device, value
-        self._ids: np.ndarray | None = None
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        with failing():
-            return np.array(self._value.numpy()[:, 0], dtype)
-
-    def __getitem__(self, row: int) -> Row:
-        return Row(self, row)
-
-    def argmax(self, axis: int = -1) -> np.ndarray:
-        """The ids (batch,) of the largest of each row."""
-        if self._ids is None:
-            self._ids = self._device.argmax(self._value)
-        return self._ids
-
-
-@dataclass(frozen=True)
-class Row:
-    """The logits of one row, of which only the id of the largest can be had."""
-
-    logits: DeviceLogits
-    row: int
-
-    def argmax(self) -> int:
-        return int(self.logits.argmax()[self.row])
-
-
-@contextmanager
-def failing() -> Iterator[None]:
-    """Errors of ONNX Runtime, which share no class of their own, as ours."""
-    try:
-        yield
-    except VLMError:
-        raise
-    except Exception as error:
-        raise GenerationError(f"the device failed: {error}") from error

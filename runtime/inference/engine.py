@@ -41,7 +41,7 @@ class Engine:
         self.passed_over: list[str] = []
         self.target, sessions = self._open(folder, targets)
         self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
-        self._extra = {name: sessions[name] for name in contract.EXTRA_GRAPHS if name in sessions}
+        self._masks = sessions.get(contract.MASK_DECODER)
         on_device = not self.target.row.on_host
         positions = manifest.generation.max_positions
         self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
@@ -86,11 +86,14 @@ class Engine:
         """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
         return self._projector.run({contract.VISION_FEATURES: features})[0]
 
-    def run_extra(self, graph: str, values: np.ndarray) -> np.ndarray:
-        """Run a graph of `contract.EXTRA_GRAPHS` that the bundle has: mask codes (masks, codes) of int64, for example,
-        to masks (masks, height, width), above 0 where the object is."""
-        name, _ = contract.EXTRA_GRAPHS[graph]
-        return self._extra[graph].run({name: values})[0]
+    @property
+    def draws_masks(self) -> bool:
+        """Whether there is a graph to make masks of their codes."""
+        return self._masks is not None
+
+    def masks(self, codes: np.ndarray) -> np.ndarray:
+        """Codes of masks (masks, codes) of int64 to masks (masks, height, width), above 0 where the thing is."""
+        return self._masks.run({contract.MASK_CODES: codes})[0]
 
     def embed(self, prompt: EncodedPrompt) -> np.ndarray:
         """Embeddings (tokens, hidden) of a prompt, with those of its images and videos."""
@@ -103,8 +106,7 @@ class Engine:
     def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
         """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, of the prefill of
         prompts as long as the longest of them, and of the logits."""
-        capacity = tokens if self._device is None else self._device.capacity(tokens)
-        cache = self._cache_kind.nbytes(self._decoder.spec, rows, capacity)
+        cache = self.kv_bytes(rows, tokens)
         prefill = self.manifest.prefill
         logits = LOGITS * rows * self.manifest.vocab
         return cache + prompts * longest * (prefill.token + prefill.pair * longest) + logits
@@ -115,17 +117,33 @@ class Engine:
         There is room for `copies` rows a prompt.
         """
         lengths = np.array([len(prompt) for prompt in prompts])
-        rows, tokens = len(prompts) * copies, int(lengths.max()) + new_tokens
-        if self._limits is not None:
-            tensorrt.check_sizes(self._limits, batch=rows, sequence=int(lengths.max()))
-        run: Run
-        if self._device is None:
-            cache = self._cache_kind(self._decoder.spec, len(prompts), rows, tokens)
-            run = HostRun(self._decoder, cache, self.embed_tokens)
-        else:
-            buffers, empty = self._device.buffers(rows, tokens), np.zeros(len(prompts), np.int32)
-            run = DeviceRun(self._device, buffers, empty, self.embed_tokens)
+        run = self.open(
+            len(prompts) * copies, int(lengths.max()) + new_tokens, batch=len(prompts), longest=int(lengths.max())
+        )
         return run.run_tokens(pad_right(prompts), lengths), run
+
+    def kv_bytes(self, rows: int, tokens: int) -> int:
+        """The bytes of a KV cache of `rows` rows of `tokens` tokens."""
+        capacity = tokens if self._device is None else self._device.capacity(tokens)
+        return self._cache_kind.nbytes(self._decoder.spec, rows, capacity)
+
+    def saved_bytes(self, tokens: int, capacity: int) -> int:
+        """The bytes of what `Run.save` returns of so many tokens, where a row has room for `capacity`."""
+        held = tokens if self._device is None else self._device.capacity(capacity)
+        return Cache.nbytes(self._decoder.spec, 1, held)
+
+    def open(self, rows: int, tokens: int, *, batch: int = 0, longest: int = 1) -> Run:
+        """A run with room for `rows` rows of `tokens` tokens; `batch` of them are in use, and empty.
+
+        Args:
+            longest: tokens that are run at once.
+        """
+        if self._limits is not None:
+            tensorrt.check_sizes(self._limits, batch=rows, sequence=longest)
+        if self._device is None:
+            cache = self._cache_kind(self._decoder.spec, batch, rows, tokens)
+            return HostRun(self._decoder, cache, self.embed_tokens)
+        return DeviceRun(self._device, self._device.buffers(rows, tokens), batch, self.embed_tokens)
 
     def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Logits, Run]:
         """Go on from the first `length` tokens of a run's first row with `rest` (tokens, hidden), the end of a prompt.
@@ -144,7 +162,7 @@ def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Ses
     """The graphs of a bundle by name."""
     if not target.row.on_host:
         probe.require(target)
-    names = [name for name in (*contract.GRAPHS, *contract.EXTRA_GRAPHS) if name in manifest.graphs]
+    names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
     targets = dict.fromkeys(names, target)
     threads = len(names)  # one thread lays out the weights of a session
     if target.row.builds_engines:

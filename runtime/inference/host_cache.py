@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -13,12 +14,14 @@ from ...graphs import GenerationError, GraphSpec, contract
 class Cache:
     """Keys and values of up to `rows` rows with room for `capacity` tokens each; at first `batch` of them are in use.
 
-    The graph works on the first rows of each buffer, so rows come and go without a copy of the others.
+    The graph works on the first rows of each buffer, so rows come and go without a copy of the others. Rows behind the
+    batch may be filled on their own, before they join it.
     """
 
     def __init__(self, spec: GraphSpec, batch: int, rows: int, capacity: int) -> None:
-        self._spec, self.capacity = spec, capacity
-        self.lengths = np.zeros(batch, np.int32)
+        self._spec, self.capacity, self.batch = spec, capacity, batch
+        self._lengths = np.zeros(rows, np.int32)
+        self._waiting: set[int] = set()  # rows behind the batch that hold tokens
         # Which call wrote each token: rows hold the same where they have the same numbers.
         self._written = np.zeros((rows, capacity), np.int64)
         self._calls = 0
@@ -28,6 +31,11 @@ class Cache:
             for past, present in spec.cache_pairs()
         }
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(batch,), the tokens of each row."""
+        return self._lengths[: self.batch]
+
     @staticmethod
     def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
         """The bytes that a cache will take."""
@@ -36,16 +44,31 @@ class Cache:
             math.prod(past.sized(batch=rows, capacity=capacity)) * np.dtype(past.dtype).itemsize for past in buffers
         )
 
-    def bind(self, binding: ort.IOBinding) -> None:
-        """Make the rows in use of every buffer both the past and the present of its layer."""
+    def bind(self, binding: ort.IOBinding, row: int | None = None) -> None:
+        """Make the rows in use of every buffer, or one `row`, both the past and the present of its layer."""
         for (past, present), buffer in self._buffers.items():
-            shared = ort.OrtValue.ortvalue_from_numpy(buffer[: len(self.lengths)])  # on the CPU the same memory
+            shared = ort.OrtValue.ortvalue_from_numpy(buffer[self._part(row)])  # on the CPU the same memory
             binding.bind_ortvalue_input(past, shared)
             binding.bind_ortvalue_output(present, shared)
 
-    def advance(self) -> bool:
-        """Record that the graph has run; True if the cache is to be bound anew."""
+    def _part(self, row: int | None) -> slice:
+        return slice(self.batch) if row is None else slice(row, row + 1)
+
+    def advance(self, row: int | None = None) -> bool:
+        """Record that the graph has run, on one `row` or on those in use; True if the cache is to be bound anew."""
         return False
+
+    def begin(self, row: int, prefix: Sequence[np.ndarray] = (), length: int = 0) -> None:
+        """Empty a row behind the batch, or fill it with the first `length` tokens of a prefix that `save` returned."""
+        for buffer, tokens in zip(self._buffers.values(), prefix):
+            buffer[row, :, :length] = tokens[:, :length]
+        self._note(row, 0, length)
+        self._lengths[row] = length
+        self._waiting.add(row)
+
+    def save(self, row: int, length: int) -> list[np.ndarray]:
+        """A copy of the first `length` tokens of a row: for each buffer (heads, length, head_dim)."""
+        return [buffer[row, :, :length].copy() for buffer in self._buffers.values()]
 
     def keep(self, rows: np.ndarray) -> bool:
         """Reorder the rows: row i becomes what row `rows[i]` (new batch,) was. True if the cache is to be bound anew.
@@ -58,9 +81,10 @@ class Cache:
             extend by 1 token   ->  row 0: 1 1 3  row 1: 1 1 4
             keep([1, 1])        ->  row 0: 1 1 4  row 1: 1 1 4  only the last token was copied
         """
-        length = self.lengths[rows]
-        valid = np.arange(length.max()) < length[:, None]
-        before = self._written[:, : length.max()]
+        length = self._lengths[rows]
+        longest = length.max(initial=0)
+        valid = np.arange(longest) < length[:, None]
+        before = self._written[:, :longest]
         differ = (before[rows] != before[: len(rows)]) & valid
         moves = [
             (target, rows[target], slice(differ[target].argmax(), length[target]))
@@ -70,8 +94,10 @@ class Cache:
             parts = [buffer[row, :, tokens].copy() for _, row, tokens in moves]  # all read before one is written
             for (target, _, tokens), part in zip(moves, parts):
                 buffer[target, :, tokens] = part
-        resized = len(rows) != len(self.lengths)
-        self.lengths = self.lengths[rows]
+        resized = len(rows) != self.batch
+        self.batch = len(rows)
+        self._lengths[: self.batch] = length
+        self._waiting -= {*range(self.batch), *rows.tolist()}
         return resized
 
     def truncate(self, length: int, rows: int, capacity: int) -> Cache:
@@ -85,20 +111,31 @@ class Cache:
             for buffer, mine in zip(cache._buffers.values(), self._buffers.values()):
                 buffer[0, :, :length] = mine[0, :, :length]
             cache._written[0, :length] = -1  # not what is in the other rows
-        cache.lengths = np.array([length], np.int32)
+        cache.batch = 1
+        cache._lengths[0] = length
         return cache
 
-    def extend(self, lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Add `lengths` (batch,) new tokens to the rows, and return the inputs of the graph that depend on this."""
-        after = add_lengths(self.lengths, lengths, self.capacity)
-        for row, (start, end) in enumerate(zip(self.lengths, after)):
-            self._written[row, start:end] = self._calls * len(self._written) + row + 1
+    def extend(self, lengths: np.ndarray, row: int | None = None) -> dict[str, np.ndarray]:
+        """Add new tokens to the rows in use, `lengths` (batch,) to each, or to one `row` (1,).
+
+        Returns:
+            The inputs of the graph that depend on this.
+        """
+        part = self._part(row)
+        before = self._lengths[part].copy()
+        after = add_lengths(before, lengths, self.capacity)
+        for index, start, end in zip(range(len(self._lengths))[part], before, after):
+            self._note(index, start, end)
         self._calls += 1
-        self.lengths = after
+        self._lengths[part] = after
         return {
             contract.SEQUENCE_LENGTHS: after - 1,
             contract.TOTAL_SEQUENCE_LENGTH: np.array(after.max(), np.int32),
         }
+
+    def _note(self, row: int, start: int, end: int) -> None:
+        """Note that this call writes the tokens from `start` to `end` of a row."""
+        self._written[row, start:end] = self._calls * len(self._written) + row + 1
 
 
 class CopiedCache(Cache):
@@ -115,17 +152,23 @@ class CopiedCache(Cache):
     def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
         return 2 * Cache.nbytes(spec, rows, capacity)
 
-    def bind(self, binding: ort.IOBinding) -> None:
-        """Make the rows in use of every buffer the past of its layer, and those of its spare buffer the present."""
-        batch = len(self.lengths)
+    def bind(self, binding: ort.IOBinding, row: int | None = None) -> None:
+        """Make the rows in use of every buffer, or one `row`, the past of its layer, and those of its spare buffer the
+        present."""
+        part = self._part(row)
         for (past, present), buffer in self._buffers.items():
-            binding.bind_ortvalue_input(past, ort.OrtValue.ortvalue_from_numpy(buffer[:batch]))
+            binding.bind_ortvalue_input(past, ort.OrtValue.ortvalue_from_numpy(buffer[part]))
             spare = self._spare[past, present]
-            binding.bind_ortvalue_output(present, ort.OrtValue.ortvalue_from_numpy(spare[:batch]))
+            binding.bind_ortvalue_output(present, ort.OrtValue.ortvalue_from_numpy(spare[part]))
 
-    def advance(self) -> bool:
-        self._buffers, self._spare = self._spare, self._buffers
-        return True
+    def advance(self, row: int | None = None) -> bool:
+        if row is None:
+            self._buffers, self._spare = self._spare, self._buffers
+        for index in self._waiting if row is None else [row]:  # a row that ran alone, or did not run
+            length = self._lengths[index]
+            for names, buffer in self._buffers.items():
+                buffer[index, :, :length] = self._spare[names][index, :, :length]
+        return row is None
 
 
 def add_lengths(lengths: np.ndarray, new: np.ndarray, capacity: int) -> np.ndarray:

@@ -42,6 +42,7 @@ class ImageEmbeddingCache:
         self._folder = Folder(folder) if folder is not None else None
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._bytes = 0
+        self.hits = self.misses = 0  # tiles whose embeddings were kept, and those that were encoded
         self._lock = threading.Lock()
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -53,6 +54,9 @@ class ImageEmbeddingCache:
         tile_by_key = {key: tile for row, tiles in zip(keys, images) for key, tile in zip(row, tiles)}
         known = {key: embeds for key in tile_by_key if (embeds := self._find(key)) is not None}
         missing = [key for key in tile_by_key if key not in known]
+        with self._lock:
+            self.hits += len(known)
+            self.misses += len(missing)
         if missing:
             for key, embeds in zip(missing, self._encode([tile_by_key[key] for key in missing])):
                 known[key] = embeds.copy()  # the others of the batch need not stay for it

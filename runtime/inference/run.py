@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 
 from ...graphs import contract
-from .device_cache import GRAPH_ID, NO_GRAPH, Buffers, Device, DeviceLogits, failing
+from .device_cache import GRAPH_ID, NO_GRAPH, Buffers, Device
+from .device_logits import DeviceLogits, failing
 from .host_cache import Cache, add_lengths
 from .session import Session
 
@@ -21,7 +22,7 @@ EmbedTokens: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 class Run(Protocol):
-    """One batch."""
+    """One batch, and rows behind it that are filled on their own before they join it."""
 
     def run_tokens(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> Logits:
         """Run `inputs_embeds` (batch, sequence, hidden), of which `lengths` (batch,) are valid.
@@ -30,16 +31,34 @@ class Run(Protocol):
             The logits (batch, vocab) after the last valid one of each row.
         """
 
-    def step(self, source_rows: np.ndarray, ids: np.ndarray) -> Logits:
-        """Reorder the batch and append one id to each row.
+    def step(self, source_rows: np.ndarray, ids: np.ndarray, before: Mapping[int, Sequence[int]] = {}) -> Logits:
+        """Reorder the batch and append ids to each row.
 
         Args:
-            source_rows: (new batch,), the row that each new row continues. A row may go on several times or not at all.
+            source_rows: (new batch,), the row that each new row continues. A row may go on several times or not at
+                all, and a row behind the batch joins it by this.
             ids: (new batch,).
+            before: for some of the new rows, ids that come before that one.
 
         Returns:
             The logits (new batch, vocab) after the ids.
         """
+
+    def keep(self, source_rows: np.ndarray) -> None:
+        """Reorder the batch as `step` does, and run nothing."""
+
+    def append(self, row: int, inputs_embeds: np.ndarray) -> Logits:
+        """Run `inputs_embeds` (tokens, hidden) as the next tokens of one row alone.
+
+        Returns:
+            The logits (1, vocab) after them.
+        """
+
+    def begin(self, row: int, prefix: Any = (), length: int = 0) -> None:
+        """Empty a row behind the batch, or fill it with the first `length` tokens of a prefix that `save` returned."""
+
+    def save(self, row: int, length: int) -> Any:
+        """A copy of the first `length` tokens of a row, for `begin`."""
 
     def truncate(self, length: int, rows: int, tokens: int) -> Run:
         """A run of the first `length` tokens of the first row, with room for `rows` rows of `tokens` tokens.
@@ -55,83 +74,119 @@ class HostRun:
         self.cache = cache
         self._decoder = decoder
         self._embed_tokens = embed_tokens
-        self._binding = decoder.binding()
-        self._binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
-        cache.bind(self._binding)
+        self._binding = self._bound()
 
     def run_tokens(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        inputs = self.cache.extend(lengths)
-        inputs[contract.INPUTS_EMBEDS] = inputs_embeds
-        inputs[contract.LOGITS_INDICES] = lengths[:, None] - 1
-        for name, value in inputs.items():
-            self._binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        self._binding.bind_output(contract.LOGITS)  # new memory: the caller may still hold the logits before
-        self._decoder.run_bound(self._binding)
-        logits = self._binding.get_outputs()[0].numpy()[:, 0]
+        logits = self._run(self._binding, self.cache.extend(lengths), inputs_embeds, lengths)
         if self.cache.advance():
             self.cache.bind(self._binding)
         return logits
 
-    def step(self, source_rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        if self.cache.keep(source_rows):
-            self.cache.bind(self._binding)
+    def step(self, source_rows: np.ndarray, ids: np.ndarray, before: Mapping[int, Sequence[int]] = {}) -> np.ndarray:
+        self.keep(source_rows)
+        for row, earlier in before.items():
+            self.append(row, self._embed_tokens(np.asarray(earlier)))
         return self.run_tokens(self._embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))
+
+    def keep(self, source_rows: np.ndarray) -> None:
+        if self.cache.keep(source_rows) and len(source_rows):
+            self.cache.bind(self._binding)
+
+    def append(self, row: int, inputs_embeds: np.ndarray) -> np.ndarray:
+        lengths = np.array([len(inputs_embeds)])
+        logits = self._run(self._bound(row), self.cache.extend(lengths, row), inputs_embeds[None], lengths)
+        self.cache.advance(row)
+        return logits
+
+    def begin(self, row: int, prefix: Sequence[np.ndarray] = (), length: int = 0) -> None:
+        self.cache.begin(row, prefix, length)
+
+    def save(self, row: int, length: int) -> list[np.ndarray]:
+        return self.cache.save(row, length)
 
     def truncate(self, length: int, rows: int, tokens: int) -> HostRun:
         return HostRun(self._decoder, self.cache.truncate(length, rows, tokens), self._embed_tokens)
+
+    def _bound(self, row: int | None = None) -> ort.IOBinding:
+        """A binding of the rows in use, or of one row."""
+        binding = self._decoder.binding()
+        binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
+        if self.cache.batch or row is not None:
+            self.cache.bind(binding, row)
+        return binding
+
+    def _run(
+        self, binding: ort.IOBinding, inputs: dict[str, np.ndarray], inputs_embeds: np.ndarray, lengths: np.ndarray
+    ) -> np.ndarray:
+        inputs |= {contract.INPUTS_EMBEDS: inputs_embeds, contract.LOGITS_INDICES: lengths[:, None] - 1}
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        binding.bind_output(contract.LOGITS)  # new memory: the caller may still hold the logits before
+        self._decoder.run_bound(binding)
+        return binding.get_outputs()[0].numpy()[:, 0]
 
 
 class DeviceRun:
     """A batch whose cache and logits are on a device. Logits of a captured step last until the next one.
 
     Args:
-        lengths: (batch,) of int32, how many tokens each row of `buffers` holds.
+        batch: how many rows are in use.
+        length: how many tokens each of them holds.
     """
 
-    def __init__(self, device: Device, buffers: Buffers, lengths: np.ndarray, embed_tokens: EmbedTokens) -> None:
+    def __init__(
+        self, device: Device, buffers: Buffers, batch: int, embed_tokens: EmbedTokens, length: int = 0
+    ) -> None:
         self.buffers = buffers
         self._device = device
         self._embed_tokens = embed_tokens
-        self._lengths = lengths
+        self._batch = batch
+        self._lengths = np.zeros(buffers.size[0], np.int32)
+        self._lengths[:batch] = length
+        self._waiting: set[int] = set()  # rows behind the batch that hold tokens
         self._return_buffers = weakref.finalize(self, device.take_back, buffers)
 
     def run_tokens(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> DeviceLogits:
-        self._extend(lengths)
-        inputs = {
-            contract.INPUTS_EMBEDS: inputs_embeds,
-            contract.SEQUENCE_LENGTHS: self._lengths - 1,
-            contract.TOTAL_SEQUENCE_LENGTH: np.array(self._lengths.max(), np.int32),
-            contract.LOGITS_INDICES: lengths[:, None] - 1,
-        }
-        decoder, target = self._device.decoder, self._device.target
-        binding = decoder.binding()
-        binding.bind_output(contract.LOGITS, target.device, target.device_id)  # the first of get_outputs()
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        self.buffers.bind(binding, len(lengths))
-        options = None
-        if target.captures:
-            options = ort.RunOptions()
-            options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
-        decoder.run_bound(binding, options)
-        self.buffers.advance()
-        return DeviceLogits(self._device, binding.get_outputs()[0])
+        logits = self._run(inputs_embeds, lengths)
+        self.buffers.advance(self._waiting)
+        return logits
 
-    def step(self, source_rows: np.ndarray, ids: np.ndarray) -> DeviceLogits:
-        self.buffers.keep(source_rows)
-        self._lengths = self._lengths[source_rows]
+    def step(self, source_rows: np.ndarray, ids: np.ndarray, before: Mapping[int, Sequence[int]] = {}) -> DeviceLogits:
+        self.keep(source_rows)
+        for row, earlier in before.items():
+            self.append(row, self._embed_tokens(np.asarray(earlier)))
         inputs_embeds = self._embed_tokens(ids[:, None])
         lengths = np.ones(len(ids), np.int64)
         if not self._device.target.captures:
             return self.run_tokens(inputs_embeds, lengths)
-        self._extend(lengths)
+        after = self._extend(lengths)
         step = self.buffers.step(len(ids))
         with failing():
             step.embeds.update_inplace(inputs_embeds)
-            step.sequence_lengths.update_inplace(self._lengths - 1)
+            step.sequence_lengths.update_inplace(after - 1)
         self._device.decoder.run_bound(step.binding, step.options)
-        self.buffers.advance()
+        self.buffers.advance(self._waiting)
         return DeviceLogits(self._device, step.logits)
+
+    def keep(self, source_rows: np.ndarray) -> None:
+        self._waiting -= set(source_rows.tolist())
+        self.buffers.keep(source_rows, sorted(self._waiting))
+        self._batch = len(source_rows)
+        self._lengths[: self._batch] = self._lengths[source_rows]
+
+    def append(self, row: int, inputs_embeds: np.ndarray) -> DeviceLogits:
+        logits = self._run(inputs_embeds[None], np.array([len(inputs_embeds)]), row)
+        self.buffers.advance_row(row)
+        return logits
+
+    def begin(self, row: int, prefix: Sequence[ort.OrtValue] = (), length: int = 0) -> None:
+        if length:
+            self.buffers.load(row, prefix)
+        self._lengths[row] = length
+        self._waiting.add(row)
+
+    def save(self, row: int, length: int) -> list[ort.OrtValue]:
+        return self.buffers.save(row)
 
     def truncate(self, length: int, rows: int, tokens: int) -> DeviceRun:
         largest_rows, capacity = self.buffers.size
@@ -141,7 +196,30 @@ class DeviceRun:
             self.buffers.copy_start(length, buffers)
         else:
             self._return_buffers.detach()  # the new run has them now
-        return DeviceRun(self._device, buffers, np.array([length], np.int32), self._embed_tokens)
+        return DeviceRun(self._device, buffers, 1, self._embed_tokens, length)
 
-    def _extend(self, lengths: np.ndarray) -> None:
-        self._lengths = add_lengths(self._lengths, lengths, self.buffers.capacity)
+    def _run(self, inputs_embeds: np.ndarray, lengths: np.ndarray, row: int | None = None) -> DeviceLogits:
+        after = self._extend(lengths, row)
+        inputs = {
+            contract.INPUTS_EMBEDS: inputs_embeds,
+            contract.SEQUENCE_LENGTHS: after - 1,
+            contract.TOTAL_SEQUENCE_LENGTH: np.array(after.max(), np.int32),
+            contract.LOGITS_INDICES: lengths[:, None] - 1,
+        }
+        decoder, target = self._device.decoder, self._device.target
+        binding = decoder.binding()
+        binding.bind_output(contract.LOGITS, target.device, target.device_id)  # the first of get_outputs()
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        self.buffers.bind(binding, len(lengths), row or 0)
+        options = None
+        if target.captures:
+            options = ort.RunOptions()
+            options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
+        decoder.run_bound(binding, options)
+        return DeviceLogits(self._device, binding.get_outputs()[0])
+
+    def _extend(self, lengths: np.ndarray, row: int | None = None) -> np.ndarray:
+        part = slice(self._batch) if row is None else slice(row, row + 1)
+        self._lengths[part] = add_lengths(self._lengths[part], lengths, self.buffers.capacity)
+        return self._lengths[part].copy()

@@ -87,3 +87,10 @@ def pad_right(rows: Sequence[np.ndarray]) -> np.ndarray:
     for target, row in zip(padded, rows):
         target[: len(row)] = row
     return padded
+
+
+def common_length(row: np.ndarray, other: np.ndarray) -> int:
+    """How many embeddings at the start of two rows (tokens, hidden) are equal."""
+    size = min(len(row), len(other))
+    differ = (row[:size] != other[:size]).any(axis=1)
+    return int(differ.argmax()) if differ.any() else size

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from onnx_vlm.runtime import Generation, GenerationError, Stream
+from onnx_vlm.runtime.generation.steps import Chosen
 from onnx_vlm.runtime.text.detokenize import Detokenizer, Reader
 from tokenizers import Tokenizer, decoders, models
 
@@ -19,10 +20,10 @@ LETTERS.decoder = decoders.Fuse()
 def test_two_threads_on_one_stream_are_told():
     started, proceed, pieces = threading.Event(), threading.Event(), []
 
-    def tokens() -> Generator[list[tuple[int, int]], None, Any]:
+    def tokens() -> Generator[list[Chosen], None, Any]:
         started.set()
         assert proceed.wait(60)
-        yield [(0, 97)]
+        yield [Chosen(0, 97)]
         return [Generation("ab", [97, 98], "stop", 1)]
 
     stream = Stream(tokens(), Reader(Detokenizer(LETTERS, False), False, ()))

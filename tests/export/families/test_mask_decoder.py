@@ -89,8 +89,7 @@ def drawing(weights: Path) -> Path:
 
 def test_masks_are_those_of_the_network_written_anew(drawing: Path, figure: Callable[[str], None]):
     codes = np.random.default_rng(1).integers(0, 128, (5, 16))
-    ours = load(drawing, threads=1).pipeline.engine.run_extra(contract.MASK_DECODER, codes)
-    theirs = reference(published(), codes)
+    ours, theirs = load(drawing, threads=1).pipeline.engine.masks(codes), reference(published(), codes)
     assert ours.shape == (5, 64, 64)
     assert 0.05 < (theirs > 0).mean() < 0.95
     error = np.abs(ours - theirs).max() / np.abs(theirs).max()
@@ -144,7 +143,7 @@ def test_an_answer_with_codes_has_masks_of_the_whole_picture(drawing: Path, bund
         outside[round(box.ymin) : round(box.ymax), round(box.xmin) : round(box.xmax)] = False
         assert not outside.any()
     largest = max(masks, key=lambda mask: mask.pixels.sum())
-    box, shape = largest.box, vlm.pipeline.engine.run_extra(contract.MASK_DECODER, np.array([largest.codes]))[0]
+    box, shape = largest.box, vlm.pipeline.engine.masks(np.array([largest.codes]))[0]
     size = round(box.xmax) - round(box.xmin), round(box.ymax) - round(box.ymin)
     inside = np.asarray(Image.fromarray(shape).resize(size, Image.Resampling.BILINEAR)) > 0
     assert largest.pixels.sum() == inside.sum() > 100

@@ -35,6 +35,7 @@ VALUES = {
     "early_stopping": (None, True),
     "constrain": ("boxes", "boxes"),
     "seed": ("7", 7),
+    "top_logprobs": ("2", 2),
 }
 
 

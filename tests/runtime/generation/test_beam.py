@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import pytest
 from onnx_vlm.runtime.generation.beam import Beams, BeamSettings, search
+from onnx_vlm.runtime.generation.steps import drive
 from onnx_vlm.runtime.generation.stops import EndTokens
+from onnx_vlm.runtime.stream import fold
 
 VOCAB, LENGTH, STOP = 4, 4, 0
 
@@ -28,7 +30,7 @@ class Toy:
     def start(self) -> np.ndarray:
         return np.stack([self.logits(*row) for row in self.rows])
 
-    def step(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def step(self, rows: np.ndarray, ids: np.ndarray, before: dict) -> np.ndarray:
         self.batches.append(len(rows))
         self.rows = [(self.rows[row][0], [*self.rows[row][1], int(token)]) for row, token in zip(rows, ids)]
         return self.start()
@@ -37,7 +39,7 @@ class Toy:
         """Scores and ids of the answers to each prompt."""
         settings = BeamSettings(width, max(2, 1 + len(stop)) * width, length, penalty, **more)
         beams = [Beams([], settings, [], EndTokens(stop)) for _ in self.rows]
-        return search(self.start(), self.step, beams, settings)
+        return fold(drive(search(self.start(), beams, settings), self.step))
 
     def score(self, prompt: int, answer: tuple[int, ...], penalty: float) -> float:
         total = 0.0

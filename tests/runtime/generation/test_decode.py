@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx_vlm.runtime.generation.decode import Sample, decode, fill_gaps, greedy
+from onnx_vlm.runtime.generation.steps import drive
 from onnx_vlm.runtime.generation.stops import EndTokens
 
 
@@ -17,7 +18,7 @@ class Counting:
     def logits(self) -> np.ndarray:
         return np.eye(self.vocab, dtype=np.float32)[self.last]
 
-    def step(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def step(self, rows: np.ndarray, ids: np.ndarray, before: dict) -> np.ndarray:
         assert all(self.last[row] == token for row, token in zip(rows, ids)), "rows are what they were"
         self.batches.append(len(rows))
         self.last = [(token + 1) % self.vocab for token in ids]
@@ -26,8 +27,9 @@ class Counting:
     def run(self, stop: set[int], max_new_tokens: int, copies: int = 1) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in range(len(self.last) * copies)]
         prompts = [[0]] * len(self.last)
-        for chosen in decode(self.logits(), self.step, prompts, greedy, [], EndTokens(stop), max_new_tokens, copies):
-            for number, token in chosen:
+        search = decode(self.logits(), prompts, greedy, [], EndTokens(stop), max_new_tokens, copies)
+        for chosen in drive(search, self.step):
+            for number, token, _ in chosen:
                 answers[number].append(token)
         return answers
 
@@ -76,7 +78,7 @@ def test_filters_see_prompt_and_answer():
         return logits
 
     model = Counting(3)
-    list(decode(model.logits(), model.step, [[1, 2]], greedy, [note], EndTokens({5}), 9))
+    list(drive(decode(model.logits(), [[1, 2]], greedy, [note], EndTokens({5}), 9), model.step))
     assert seen == [([1, 2], []), ([1, 2], [3]), ([1, 2], [3, 4])]
 
 

@@ -10,6 +10,8 @@ import pytest
 import shapes
 from onnx_vlm.runtime import VLM, InputError, Limits, load
 from onnx_vlm.runtime.generation.scoring import score
+from onnx_vlm.runtime.generation.steps import drive
+from onnx_vlm.runtime.stream import fold
 
 PICTURE = shapes.draw(shapes.scene(shapes.HELD_OUT))
 VOCAB, ENDS = 6, (0, 3)
@@ -25,7 +27,7 @@ class Toy:
     def of(self, ids: tuple[int, ...]) -> np.ndarray:
         return np.random.default_rng([1, *ids]).normal(0, 2, VOCAB).astype(np.float32)
 
-    def step(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def step(self, rows: np.ndarray, ids: np.ndarray, before: dict) -> np.ndarray:
         self.rows = [(*self.rows[row], int(token)) for row, token in zip(rows, ids)]
         self.batches.append(len(rows))
         return np.stack([self.of(row) for row in self.rows])
@@ -39,7 +41,7 @@ class Toy:
 def test_scores_of_a_toy_distribution():
     """Of any lengths; some are the begin of others, or nothing, or given twice."""
     toy, candidates = Toy(), [(1, 2, 4), (1, 2), (), (5,), (1, 2, 4, 5, 5), (1, 2)]
-    found = score(toy.of(())[None], toy.step, candidates, ENDS)
+    found = fold(drive(score(toy.of(())[None], candidates, ENDS), toy.step))
     assert found == [pytest.approx(toy.truth(ids)) for ids in candidates]
     assert toy.batches == [5, 4, 2, 1, 1], "those at their end are dropped"
 
@@ -48,7 +50,7 @@ def test_scores_are_probabilities():
     """All answers of up to two tokens, and what goes on after them, together are certain."""
     toy, going = Toy(), [token for token in range(VOCAB) if token not in ENDS]
     candidates = [ids for length in range(3) for ids in product(going, repeat=length)]
-    found = score(toy.of(())[None], toy.step, candidates, ENDS)
+    found = fold(drive(score(toy.of(())[None], candidates, ENDS), toy.step))
     ended = sum(np.exp(sum(one)) for one in found)
     further = sum(np.exp(sum(one[:2])) * (1 - np.exp(one[2])) for one in found if len(one) == 3)
     assert ended + further == pytest.approx(1)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import shapes
 from onnx_vlm.runtime import VLM, GenerationError, load
-from onnx_vlm.runtime.inference.device_cache import SMALLEST_BUCKET, Buffers, Device, DeviceLogits, bucket
+from onnx_vlm.runtime.inference.device_cache import SMALLEST_BUCKET, Buffers, Device, bucket
+from onnx_vlm.runtime.inference.device_logits import DeviceLogits
 from onnx_vlm.runtime.providers.table import PROVIDERS
 
 PROMPTS = ["caption", "detect red circle", "how many circles"]

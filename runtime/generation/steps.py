@@ -1,0 +1,64 @@
+"""How a search and what runs the model speak with each other: the search asks for steps, and is sent their logits.
+
+So one loop can run the steps of one search, and another the steps of many searches together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+
+from .logprobs import TokenLogprob
+
+T = TypeVar("T")
+NOBODY = np.zeros(0, np.int64)  #: the rows of a step that is not needed
+
+
+class Chosen(NamedTuple):
+    """An id that has been chosen.
+
+    Attributes:
+        index: which of the answers it belongs to.
+        id: the id.
+        logprob: how likely it was, if that was asked for.
+    """
+
+    index: int
+    id: int
+    logprob: TokenLogprob | None = None
+
+
+class Advance(NamedTuple):
+    """What has been chosen, and the step that is needed next.
+
+    Attributes:
+        chosen: the new ids.
+        rows: (new batch,), the row of the batch before that each new row continues; none if all answers have ended.
+        ids: (new batch,), the id to append to each.
+        before: for some of the new rows, ids to append before that one.
+    """
+
+    chosen: Sequence[Chosen]
+    rows: np.ndarray = NOBODY
+    ids: np.ndarray = NOBODY
+    before: Mapping[int, Sequence[int]] = {}
+
+
+#: A search. It is sent the logits (new batch, vocab) of the step that it asked for, or None if it needs none.
+Steps: TypeAlias = Generator[Advance, Any, T]
+#: Runs a step: takes `rows`, `ids` and `before` of an `Advance`, returns the logits (new batch, vocab).
+Step: TypeAlias = Callable[[np.ndarray, np.ndarray, Mapping[int, Sequence[int]]], Any]
+
+
+def drive(search: Steps[T], step: Step) -> Generator[Sequence[Chosen], None, T]:
+    """Run a search to its end; yields what each step chooses, and returns what the search returns."""
+    try:
+        advance = next(search)
+        while True:
+            yield advance.chosen
+            logits = step(advance.rows, advance.ids, advance.before) if len(advance.rows) else None
+            advance = search.send(logits)
+    except StopIteration as end:
+        return end.value
