@@ -1,0 +1,36 @@
+"""How much of a prompt runs between two steps, so that running answers do not wait long."""
+
+from __future__ import annotations
+
+LEAST, MOST = 16, 512  #: tokens of a prompt that run at once
+WEIGHT = 0.3  #: of the newest measurement in the mean
+
+
+class Pace:
+    """Chooses parts of prompts that take about `max_pause` seconds, and no more than two steps take."""
+
+    def __init__(self, max_pause: float) -> None:
+        self._max_pause = max_pause
+        self._token_seconds: float | None = None
+        self._step_seconds: float | None = None
+
+    def tokens(self, left: int, others: bool) -> int:
+        """How many of the `left` tokens of a prompt to run now. `others`: whether answers wait for it."""
+        if not others:
+            return min(left, MOST)
+        if self._token_seconds is None:
+            return min(left, LEAST)
+        pause = self._max_pause if self._step_seconds is None else min(self._max_pause, 2 * self._step_seconds)
+        return min(left, max(LEAST, min(MOST, int(pause / self._token_seconds))))
+
+    def ran_tokens(self, tokens: int, seconds: float) -> None:
+        """Note how long a part of a prompt took."""
+        self._token_seconds = _mean(self._token_seconds, seconds / tokens)
+
+    def ran_step(self, seconds: float) -> None:
+        """Note how long a step took."""
+        self._step_seconds = _mean(self._step_seconds, seconds)
+
+
+def _mean(before: float | None, now: float) -> float:
+    return now if before is None else (1 - WEIGHT) * before + WEIGHT * now

@@ -1,0 +1,112 @@
+"""The kinds of requests: what each needs before it runs, what runs, and what it ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..generation.steps import Chosen, Steps
+from ..grounding.types import Box
+from ..inference.run import Logits
+from ..inputs import Request
+from ..options import Settings
+from ..pipeline import EncodedRequest, Pipeline
+from ..results import Generation, Score, StageTimer
+from .answer_stream import Piece, Result, Texts
+from .capacity import room
+
+
+class Task(Protocol):
+    """One request.
+
+    Attributes:
+        copies: how many rows it takes.
+        timer: was started when the request was submitted.
+    """
+
+    copies: int
+    timer: StageTimer
+
+    def prepare(self, max_tokens: int) -> np.ndarray:
+        """Read its media, encode its prompt and its images; the embeddings (tokens, hidden) of the prompt.
+
+        Raises:
+            InputError: if it cannot be used, or needs more than `max_tokens` tokens.
+        """
+
+    def search(self, logits: Logits) -> Steps[Any]:
+        """What chooses its tokens from the logits (1, vocab) after the prompt."""
+
+    def pieces(self, chosen: Sequence[Chosen]) -> Iterator[Piece]:
+        """What a caller is told of chosen ids."""
+
+    def finish(self, value: Any) -> tuple[list[Piece], Result]:
+        """What the request ends with, from what the search returned; and the pieces before it."""
+
+
+class Generate:
+    """Answers a prompt."""
+
+    def __init__(self, pipeline: Pipeline, request: Request, settings: Settings) -> None:
+        self._pipeline, self._request, self._settings = pipeline, request, settings
+        self.copies = settings.copies
+        self.timer = StageTimer()
+        self._reader = pipeline.new_reader(settings)
+        self._texts = Texts(self._reader, settings.num_return_sequences, self._boxes)
+        self._encoded: EncodedRequest | None = None
+        self.search: Callable[[Logits], Steps[Any]]
+
+    def prepare(self, max_tokens: int) -> np.ndarray:
+        self.timer.lap("queue")
+        self._encoded = self._pipeline.encode(self._request)
+        prompt = self._encoded.prompt
+        new_tokens = room(self._pipeline, prompt, self._settings.max_new_tokens, max_tokens)
+        settings = dataclasses.replace(self._settings, max_new_tokens=new_tokens)
+        self.search = self._pipeline.new_search([prompt], settings, self._reader)
+        self.timer.lap("preprocess")
+        (embeds,) = self._pipeline.embed([prompt])
+        self.timer.lap("vision")
+        return embeds
+
+    def pieces(self, chosen: Sequence[Chosen]) -> Iterator[Piece]:
+        return self._texts.pieces(chosen)
+
+    def _boxes(self, ids: list[int]) -> list[Box]:
+        assert self._encoded is not None
+        return self._pipeline.boxes_so_far(ids, self._encoded)
+
+    def finish(self, value: Any) -> tuple[list[Piece], Generation]:
+        assert self._encoded is not None
+        (generation,) = self._pipeline.generations(value, [self._encoded], self._reader, self.timer)
+        return list(self._texts.rest(generation)), generation
+
+
+class ScoreCandidates:
+    """Scores given answers to a prompt."""
+
+    def __init__(self, pipeline: Pipeline, request: Request, candidates: Sequence[str]) -> None:
+        self._pipeline, self._request = pipeline, request
+        self._candidates, self._ids = zip(*pipeline.candidates(candidates))
+        self.copies = len(self._ids)
+        self.timer = StageTimer()
+
+    def prepare(self, max_tokens: int) -> np.ndarray:
+        self.timer.lap("queue")
+        prompt = self._pipeline.encode(self._request).prompt
+        room(self._pipeline, prompt, max(map(len, self._ids)) + 1, max_tokens)
+        self.timer.lap("preprocess")
+        (embeds,) = self._pipeline.embed([prompt])
+        self.timer.lap("vision")
+        return embeds
+
+    def search(self, logits: Logits) -> Steps[list[list[float]]]:
+        return self._pipeline.scoring(logits, self._ids)
+
+    def pieces(self, chosen: Sequence[Chosen]) -> Iterator[Piece]:
+        return iter(())
+
+    def finish(self, value: list[list[float]]) -> tuple[list[Piece], list[Score]]:
+        return [], [Score(*row) for row in zip(self._candidates, map(sum, value), self._ids, value)]
