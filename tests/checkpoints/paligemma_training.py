@@ -6,12 +6,14 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import shapes
 import torch
 import training
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from training import BATCH, Losses, PatchHead, Pictures, Row
 from transformers import (
@@ -26,20 +28,22 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-IMAGE_SIZE, PATCH_SIZE = 56, 14
-SIDE = IMAGE_SIZE // PATCH_SIZE
-IMAGE_TOKENS = SIDE**2
+PATCH_SIZE = 14
+SIDE = 4  #: patches a side of an image of shapes
+IMAGE_SIZE = SIDE * PATCH_SIZE
 
 
-def build_processor() -> PaliGemmaProcessor:
-    """The real processor over a small Gemma tokenizer: special tokens and bytes first, `<loc>` and `<seg>` last."""
+def build_processor(sentences: Iterable[str], side: int = SIDE) -> PaliGemmaProcessor:
+    """The real processor over a small Gemma tokenizer: special tokens and bytes first, `<loc>` and `<seg>` last.
+
+    Args:
+        sentences: what the tokenizer learns its words from.
+        side: patches a side of an image.
+    """
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256)), "\n"]
-    sentences = [
-        text for seed in range(2_000) for q in shapes.questions(shapes.scene(seed)) for text in (q.prompt, q.answer)
-    ]
     plain = [" ".join(word for word in text.split() if "<loc" not in word) for text in sentences]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=first, show_progress=False)
     trained.train_from_iterator([*plain, "0123456789"], trainer)
@@ -47,18 +51,21 @@ def build_processor() -> PaliGemmaProcessor:
     tokenizer = GemmaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<image>", normalized=False, special=True)]})
     tokenizer.image_token, tokenizer.image_token_id = "<image>", tokenizer.convert_tokens_to_ids("<image>")
-    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return PaliGemmaProcessor(SiglipImageProcessorPil(size=size, image_seq_length=IMAGE_TOKENS), tokenizer)
+    size = side * PATCH_SIZE
+    images = SiglipImageProcessorPil(size={"height": size, "width": size}, image_seq_length=side**2)
+    return PaliGemmaProcessor(images, tokenizer)
 
 
-def build_model(processor: PaliGemmaProcessor, text: PreTrainedConfig) -> PaliGemmaForConditionalGeneration:
-    """PaliGemma with all its parts, made small."""
+def build_model(
+    processor: PaliGemmaProcessor, text: PreTrainedConfig, side: int = SIDE, layers: int = 4
+) -> PaliGemmaForConditionalGeneration:
+    """PaliGemma with all its parts, made small; its tower has `layers` and sees `side` x `side` patches."""
     vision = SiglipVisionConfig(
         hidden_size=128,
         intermediate_size=304,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
-        image_size=IMAGE_SIZE,
+        image_size=PATCH_SIZE * side,
         patch_size=PATCH_SIZE,
         vision_use_head=False,
     )
@@ -86,7 +93,7 @@ def encode(processor: PaliGemmaProcessor, asked: list[list[shapes.Question]]) ->
     tokenizer = processor.tokenizer
     texts = [text for some in asked for q in some for text in (f"{q.prompt}\n", f"{q.answer}{tokenizer.eos_token}")]
     ids = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    start = [processor.image_token_id] * IMAGE_TOKENS + [tokenizer.bos_token_id]
+    start = [processor.image_token_id] * processor.image_seq_length + [tokenizer.bos_token_id]
     return [[(start + next(ids), next(ids)) for _ in some] for some in asked]
 
 
@@ -144,25 +151,32 @@ def train(
 
 @torch.inference_mode()
 def evaluate(
-    model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, pictures: int
-) -> dict[str, list[bool]]:
-    """Held-out questions answered right or wrong, per task."""
+    model: PaliGemmaForConditionalGeneration,
+    processor: PaliGemmaProcessor,
+    asked: Iterable[tuple[Image.Image, list[shapes.Question]]],
+) -> Iterator[list[str]]:
+    """The answers to all questions about each image."""
     model.eval()
-    right: dict[str, list[bool]] = {}
-    for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + pictures):
-        scene = shapes.scene(seed)
-        asked = shapes.questions(scene)
+    for image, questions in asked:
         inputs = processor(
-            images=[[shapes.draw(scene)]] * len(asked),
-            text=["<image>" + q.prompt for q in asked],
+            images=[[image]] * len(questions),
+            text=["<image>" + q.prompt for q in questions],
             return_tensors="pt",
             padding=True,
         )
         inputs.pop("labels", None)
-        answers = model.generate(**inputs, max_new_tokens=48, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-        for question, text in zip(asked, processor.batch_decode(answers, skip_special_tokens=True)):
-            right.setdefault(question.task, []).append(shapes.is_right(question, text))
-    return right
+        answers = model.generate(**inputs, max_new_tokens=64, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        yield processor.batch_decode(answers, skip_special_tokens=True)
+
+
+def save(model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, folder: Path) -> None:
+    """Write the checkpoint, all parameters in bfloat16."""
+    model = model.to(torch.bfloat16)
+    model.generation_config = GenerationConfig(
+        bos_token_id=2, eos_token_id=1, pad_token_id=0, max_new_tokens=64, cache_implementation=None
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def main(description: str, text: PreTrainedConfig, folder: Path) -> None:
@@ -173,17 +187,19 @@ def main(description: str, text: PreTrainedConfig, folder: Path) -> None:
     parser.add_argument("--output", type=Path, default=folder)
     options = parser.parse_args()
     torch.manual_seed(0)
-    processor = build_processor()
+    asked = (question for seed in range(2_000) for question in shapes.questions(shapes.scene(seed)))
+    processor = build_processor(text for question in asked for text in (question.prompt, question.answer))
     model = build_model(processor, text)
     print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(processor.tokenizer)} tokens", flush=True)
     started = time.monotonic()
     train(model, processor, options.seeing_steps, options.steps)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
-    model = model.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(
-        bos_token_id=2, eos_token_id=1, pad_token_id=0, max_new_tokens=64, cache_implementation=None
-    )
-    model.save_pretrained(options.output)
-    processor.save_pretrained(options.output)
+    save(model, processor, options.output)
     saved = PaliGemmaForConditionalGeneration.from_pretrained(options.output, dtype=torch.float32)
-    training.report(evaluate(saved, processor, 200))
+    scenes = [shapes.scene(seed) for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + 200)]
+    asked = [(shapes.draw(scene), shapes.questions(scene)) for scene in scenes]
+    right: dict[str, list[bool]] = {}
+    for (_, questions), answers in zip(asked, evaluate(saved, processor, asked)):
+        for question, answer in zip(questions, answers):
+            right.setdefault(question.task, []).append(shapes.is_right(question, answer))
+    training.report(right)
