@@ -46,9 +46,9 @@ class RepetitionPenalty:
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
         seen = self._seen(prompt, answer if self.with_answer else ())
         seen = seen[seen < len(logits)]  # placeholders of images may lie beyond the vocabulary
-        penalty, chosen = np.float32(self.penalty), logits[seen]
+        penalty, scores = np.float32(self.penalty), logits[seen]
         changed = logits.copy()
-        changed[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
+        changed[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
         return changed
 
 
@@ -128,13 +128,13 @@ class Temperature:
 
 @dataclass(frozen=True)
 class TopK:
-    """Only ids with logits as large as the `number` largest."""
+    """Only ids with logits as large as the `count` largest."""
 
-    number: int
+    count: int
 
     def __call__(self, prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray) -> np.ndarray:
-        number = min(self.number, len(logits))
-        return np.where(logits < np.partition(logits, -number)[-number], IMPOSSIBLE, logits)
+        count = min(self.count, len(logits))
+        return np.where(logits < np.partition(logits, -count)[-count], IMPOSSIBLE, logits)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, size: int, end_ids: Sequence[int]) -> None:
         self._tokenizer, self._size = tokenizer, size
-        self._end_ids = [number for number in end_ids if number < size]
+        self._end_ids = [token_id for token_id in end_ids if token_id < size]
 
     def kinds(self, separator: str | None) -> np.ndarray:
         """(vocab,) of int8: which ids are text, white space or, white space around it aside, the separator.
@@ -144,16 +144,16 @@ class Vocabulary:
         stands for no text. A byte does not separate: it might become part of a character.
         """
         added = self._tokenizer.get_added_tokens_decoder()
-        texts = self._tokenizer.decode_batch([[number] for number in range(self._size)], skip_special_tokens=False)
+        texts = self._tokenizer.decode_batch([[token_id] for token_id in range(self._size)], skip_special_tokens=False)
         kinds = np.zeros(self._size, np.int8)
-        for number, text in enumerate(texts):
-            token = self._tokenizer.id_to_token(number)
-            if token is None or number in added or "<" in text:
+        for token_id, text in enumerate(texts):
+            token = self._tokenizer.id_to_token(token_id)
+            if token is None or token_id in added or "<" in text:
                 continue
             if separator is None or separator not in text:
-                kinds[number] = Kind.TEXT if text.strip() else Kind.SPACE
+                kinds[token_id] = Kind.TEXT if text.strip() else Kind.SPACE
             elif text.strip() == separator and not BYTE.fullmatch(token):
-                kinds[number] = Kind.SEPARATOR
+                kinds[token_id] = Kind.SEPARATOR
         kinds[self._end_ids] = Kind.END
         return kinds
 
