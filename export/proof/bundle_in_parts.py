@@ -65,13 +65,13 @@ class OnDisk:
         }
         return [
             {
-                contract.INPUTS_EMBEDS: some[None],
+                contract.INPUTS_EMBEDS: step[None],
                 contract.SEQUENCE_LENGTHS: np.array([len(row) + index - 1], np.int32),
                 contract.TOTAL_SEQUENCE_LENGTH: np.array(len(row) + index, np.int32),
-                contract.LOGITS_INDICES: np.array([[len(some) - 1]]),
+                contract.LOGITS_INDICES: np.array([[len(step) - 1]]),
                 **({} if index else buffers),
             }
-            for index, some in enumerate(fed)
+            for index, step in enumerate(fed)
         ]
 
     def run(self, graph: str, calls: list[Values], probe: Probe | None = None) -> list[Values]:
@@ -90,9 +90,9 @@ class OnDisk:
             buffers: Values = {}
             for values in known:
                 at_hand = buffers | values
-                given = dict(zip(outputs, session.run(outputs, {name: at_hand[name] for name in inputs})))
-                buffers = {past[name]: given.pop(name) for name in outputs if name in past}
-                values.update(given)
+                results = dict(zip(outputs, session.run(outputs, {name: at_hand[name] for name in inputs})))
+                buffers = {past[name]: results.pop(name) for name in outputs if name in past}
+                values.update(results)
         return known
 
 

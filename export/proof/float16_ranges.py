@@ -27,16 +27,17 @@ def narrow(folder: Path, names: list[str], prompts: Sequence[str], image: Image.
     noise = np.random.default_rng(0).integers(0, 256, (*image.size[::-1], 3), np.uint8)
     images = [image, Image.fromarray(np.asarray(image)[:, ::-1]), Image.fromarray(noise)]
     largest = _largest(OnDisk(folder), prompts, images)
-    kept = {}
+    float32_nodes = {}
     for name in names:
         path = folder / f"{name}.onnx"
         model = ir.load(path)
-        kept[name] = tuple(float16.too_large(model, largest[name], LIMIT))
-        if any(value.producer().name in kept[name] for value in model.graph.outputs if contract.is_present(value.name)):
+        wide = tuple(float16.too_large(model, largest[name], LIMIT))
+        float32_nodes[name] = wide
+        if any(value.producer().name in wide for value in model.graph.outputs if contract.is_present(value.name)):
             raise ExportError(f"{name}: keys or values are too large for a float16 cache; choose --precision bf16")
-        float16.compute_in_float16(model, kept[name])
+        float16.compute_in_float16(model, wide)
         ir.save(model, path)
-    return kept
+    return float32_nodes
 
 
 def _largest(bundle: OnDisk, prompts: Sequence[str], images: list[Image.Image]) -> dict[str, dict[str, float]]:
@@ -46,16 +47,17 @@ def _largest(bundle: OnDisk, prompts: Sequence[str], images: list[Image.Image]) 
 
     def run(graph: str, calls: list[Values]) -> list[Values]:
         names: dict[str, str] = {}
-        given = bundle.run(graph, calls, lambda part: names.update(float16.add_ranges(part)))
+        results = bundle.run(graph, calls, lambda part: names.update(float16.add_ranges(part)))
         inputs = {name: max(float(np.abs(call[name]).max()) for call in calls) for name in calls[0]}
-        largest[graph] = inputs | {value: max(float(one[name]) for one in given) for value, name in names.items()}
-        return given
+        ranges = {value: max(float(result[name]) for result in results) for value, name in names.items()}
+        largest[graph] = inputs | ranges
+        return results
 
-    seen = run(contract.VISION_ENCODER, [{contract.PIXEL_VALUES: np.concatenate(one.tiles)} for one in encoded])
-    seen = run(contract.PROJECTOR, [{contract.VISION_FEATURES: one[contract.VISION_FEATURES]} for one in seen])
-    calls = [
-        bundle.calls(one, made[contract.IMAGE_EMBEDS], np.zeros(1, np.int64))[0] for one, made in zip(encoded, seen)
-    ]
+    tiles = [{contract.PIXEL_VALUES: np.concatenate(prompt.tiles)} for prompt in encoded]
+    features = run(contract.VISION_ENCODER, tiles)
+    features = [{contract.VISION_FEATURES: values[contract.VISION_FEATURES]} for values in features]
+    embeds = [values[contract.IMAGE_EMBEDS] for values in run(contract.PROJECTOR, features)]
+    calls = [bundle.calls(prompt, rows, np.zeros(1, np.int64))[0] for prompt, rows in zip(encoded, embeds)]
     for call in calls:
         length = call[contract.INPUTS_EMBEDS].shape[1]
         call[contract.LOGITS_INDICES] = np.arange(0, length, 1 + length // LOGITS)[None]

@@ -66,21 +66,21 @@ def remember(module: torch.nn.Module) -> None:
     """Let a module give what it gave the last time whenever it is called with the same again."""
     compute, last = module.forward, []
 
-    def forward(*given: Any, **options: Any) -> Any:
-        called = inspect.signature(compute).bind(*given, **options).arguments
+    def forward(*arguments: Any, **options: Any) -> Any:
+        called = inspect.signature(compute).bind(*arguments, **options).arguments
         if not (last and _same(called, last[0])):
-            last[:] = called, compute(*given, **options)
+            last[:] = called, compute(*arguments, **options)
         return last[1]
 
     module.forward = forward
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     def equal(a: Any, b: Any) -> bool:
         tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
         return torch.equal(a, b) if tensors else type(a) is type(b) and a == b
 
-    return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
+    return first.keys() == second.keys() and all(equal(first[name], second[name]) for name in first)
 
 
 class _Linear(torch.nn.Linear):
