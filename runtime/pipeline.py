@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..graphs import InputError, contract, manifest
+from ..graphs.sampling import show
 from . import inputs
 from .assembly import Assembly, EncodedRequest, read_boxes
 from .generation import scoring, strategy
@@ -152,9 +153,12 @@ class Pipeline:
         """What searches for answers from the logits (prompts, vocab) after the prompts.
 
         Raises:
-            InputError: if what the answers are constrained to has no room.
+            InputError: for an end that the model does not have, and if what answers are constrained to has no room.
         """
         assert settings.max_new_tokens is not None
+        forced, vocab = settings.forced_eos_token_id, self.manifest.vocab
+        if any(token >= vocab for token in forced):
+            raise InputError(f"forced_eos_token_id is {show(forced)}; this model has {vocab} ids, give ids below that")
         ids = [prompt.counted for prompt in prompts]
         constraints = [Constraint(self.grammar, settings.max_new_tokens, ids)] if settings.constrain else []
         stops = [reader.stops] if reader.stops else []

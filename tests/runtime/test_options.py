@@ -145,6 +145,14 @@ def test_options_that_leave_no_token_are_an_error_that_says_so(vlm: VLM):
             vlm.generate("caption", PICTURE, suppress_tokens=everything, **more)
 
 
+def test_an_end_that_the_model_does_not_have_cannot_be_forced(vlm: VLM):
+    vocab = vlm.manifest.vocab
+    assert vlm.generate("caption", PICTURE, max_new_tokens=2, forced_eos_token_id=vocab - 1).token_ids[-1] == vocab - 1
+    for ids in (vocab, [1, vocab], 2**62):
+        with pytest.raises(InputError, match=rf"forced_eos_token_id is .*; this model has {vocab} ids"):
+            vlm.generate("caption", PICTURE, max_new_tokens=2, forced_eos_token_id=ids)
+
+
 def test_candidates_may_be_any_series_of_texts(vlm: VLM):
     expected = vlm.score("how many circles", PICTURE, ["1", "2"])
     for candidates in ((text for text in ("1", "2")), np.array(["1", "2"]), ("1", "2"), {"1": 0, "2": 0}):
