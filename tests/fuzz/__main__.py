@@ -82,7 +82,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, help="of each target, instead of a time")
     parser.add_argument("--seed", type=int, default=0, help="of the first case (%(default)s)")
     parser.add_argument("--only", action="append", choices=TARGETS, help="one target; may be given several times")
-    parser.add_argument("--bundle", action="append", type=Path, default=[], help="a bundle to damage, too")
+    parser.add_argument(
+        "--bundle", action="append", type=Path, default=[], help="one more bundle, to damage and to ask"
+    )
     parser.add_argument("--replay", nargs=2, metavar=("TARGET", "SEED"), help="run one case again")
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="a folder (%(default)s)")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""Options of an answer with values that a caller may pass by mistake."""
+"""Options of an answer: valid ones, and values that a caller may pass by mistake."""
 
 from __future__ import annotations
 
@@ -11,13 +11,41 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as some
 from onnx_vlm.runtime import VLM, load
-from onnx_vlm.runtime.options import FIELDS
 
+from .bundles import BASES
 from .campaign import Files, Target
 
-BUNDLE = sorted((Path(__file__).parents[1] / "bundles").iterdir())[-1]
 IMAGE = np.full((20, 30, 3), 200, np.uint8)
-#: Valid for most options, so that some combinations run.
+COUNTS = some.integers(0, 5)
+TOKENS = some.lists(some.integers(0, 400), max_size=4)  # some of these ids are beyond the vocabulary
+SHARES = some.floats(0, 1)
+PENALTIES = some.floats(1e-4, 1e4) | some.floats(0.5, 2)
+#: Valid values of each option. Some contradict each other.
+VALID = {
+    "do_sample": some.booleans(),
+    "temperature": some.floats(1e-6, 1e6) | some.floats(0.5, 2),
+    "top_k": COUNTS | some.integers(0, (1 << 63) - 1),
+    "top_p": SHARES,
+    "min_p": SHARES,
+    "repetition_penalty": PENALTIES,
+    "encoder_repetition_penalty": PENALTIES,
+    "no_repeat_ngram_size": COUNTS,
+    "bad_words_ids": some.lists(some.lists(some.integers(0, 400), min_size=1, max_size=3), max_size=4),
+    "suppress_tokens": TOKENS,
+    "begin_suppress_tokens": TOKENS,
+    "min_length": COUNTS | some.integers(20, 40),
+    "min_new_tokens": some.none() | COUNTS,
+    "forced_eos_token_id": some.integers(0, 400) | TOKENS,
+    "stop": some.text(min_size=1, max_size=3) | some.lists(some.text("abc 12", min_size=1, max_size=2), max_size=3),
+    "num_beams": some.integers(1, 5),
+    "num_return_sequences": some.integers(1, 3),
+    "length_penalty": some.floats(-16, 16),
+    "early_stopping": some.booleans() | some.just("never"),
+    "max_new_tokens": some.none() | some.integers(1, 8),
+    "constrain": some.none() | some.just("boxes"),
+    "seed": some.none() | some.integers(0, (1 << 63) - 1),
+}
+#: Values that callers may pass by mistake.
 SMALL = some.sampled_from([None, True, False, 0, 1, 2, 3, 0.5, 0.9, 1.5, "never", "boxes", "a", [1], [[1, 2], [3]]])
 NUMBERS = some.one_of(some.integers(), some.floats(), some.sampled_from([31, 63, 64, 20_000]).map(lambda bits: 2**bits))
 VALUES = some.recursive(
@@ -25,13 +53,18 @@ VALUES = some.recursive(
     lambda parts: some.lists(parts, max_size=3) | some.dictionaries(some.text(max_size=3), parts, max_size=2),
     max_leaves=5,
 )
-OPTIONS = some.dictionaries(
-    some.sampled_from([field.name for field in FIELDS]), some.one_of(SMALL, SMALL, VALUES), max_size=5
+NAMES = some.sampled_from(sorted(VALID))
+ANY_OPTIONS = some.dictionaries(NAMES, SMALL | VALUES, max_size=5)
+VALID_OPTIONS = some.lists(NAMES, min_size=1, max_size=8, unique=True).flatmap(
+    lambda names: some.fixed_dictionaries({name: VALID[name] for name in names})
 )
+#: How many of the cases have valid options alone, so that combinations run.
+VALID_SHARE = 0.8
 
 
 def make(rng: random.Random) -> Files:
     drawn: list[dict[str, Any]] = []
+    strategy = VALID_OPTIONS if rng.random() < VALID_SHARE else ANY_OPTIONS
 
     @hypothesis.seed(rng.getrandbits(64))
     @hypothesis.settings(
@@ -41,12 +74,12 @@ def make(rng: random.Random) -> Files:
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    @hypothesis.given(OPTIONS)
+    @hypothesis.given(strategy)
     def draw(options: dict[str, Any]) -> None:
         drawn.append(options)
 
     draw()
-    return {"options.py": _source(drawn[-1]).encode(errors="surrogatepass")}
+    return {f"{rng.choice(BASES).name}/options.py": _source(drawn[-1]).encode(errors="surrogatepass")}
 
 
 def _source(value: Any) -> str:
@@ -61,15 +94,16 @@ def _source(value: Any) -> str:
 
 
 @lru_cache
-def _model() -> VLM:
-    return load(BUNDLE, "cpu", threads=1)
+def _model(name: str) -> VLM:
+    return load(next(base for base in BASES if base.name == name), "cpu", threads=1)
 
 
 def run(files: Files, folder: Path) -> str:
     """Options are refused, or every answer is one of the model's tokens and no longer than asked for."""
-    options = eval(files["options.py"].decode(errors="surrogatepass"))
+    ((path, source),) = files.items()
+    options = eval(source.decode(errors="surrogatepass"))
     options.setdefault("max_new_tokens", 4)
-    vlm = _model()
+    vlm = _model(path.split("/")[0])
     answer = vlm.generate("what", IMAGE, **options)
     for one in (answer, *answer.alternatives):
         assert 1 <= len(one.token_ids) <= (options["max_new_tokens"] or vlm.manifest.generation.max_positions)

@@ -12,10 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from onnx_vlm.graphs import InputError
+from onnx_vlm.runtime.options import FIELDS, Field
 
 from .campaign import Files, Target, run, save
 from .mutations import damage_json
+from .options import VALID
 
 REPOSITORY = Path(__file__).parents[2]
 CASES = {
@@ -44,6 +48,14 @@ def test_equal_seeds_do_equal_damage_to_json():
     first, second = ([damage_json(random.Random(seed), data) for seed in range(2000)] for _ in range(2))
     assert first == second
     assert len(set(first)) > 1000
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+@given(data=some.data())
+@settings(max_examples=50, database=None, deadline=None, derandomize=True)
+def test_valid_options_are_accepted(field: Field, data: some.DataObject):
+    value = data.draw(VALID[field.name])
+    assert value is None or field.check(value) is not None
 
 
 def misbehave(files: Files, folder: Path) -> str:
