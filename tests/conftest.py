@@ -30,8 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--permutation",
         type=int,
-        help="which order the hidden units of all random models have; 0 is their own "
-        "(default: every other model has another order)",
+        help="which order the hidden units of the models have; 0 is their own "
+        "(default: every other random model has another order)",
     )
 
 

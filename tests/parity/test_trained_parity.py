@@ -10,8 +10,10 @@ import pytest
 import shapes
 from helpers import CHECKPOINTS, PHOTOGRAPHS
 from judge import Judge
+from onnx_vlm.export import export_model
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inputs import Request
+from permutation import permuted
 from PIL import Image, ImageOps
 from source import TOLERANCE, Source, ask, open_source, stage_errors
 
@@ -42,8 +44,26 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def vlm(bundles: Callable[..., Path], name: str, threads: int) -> VLM:
-    return load(bundles(name), threads=threads)
+def exported(
+    bundles: Callable[..., Path], name: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, np.ndarray]]:
+    """The bundle, and the order in which it gives the last axis of a stage; with --permutation that of the twin."""
+    seed = pytestconfig.getoption("permutation")
+    if not seed:
+        return bundles(name), {}
+    folder = tmp_path_factory.mktemp(name)
+    orders = permuted(CHECKPOINTS / name, folder / "permuted", seed)
+    return export_model(folder / "permuted", folder / "bundle", prove=False), orders
+
+
+@pytest.fixture(scope="module")
+def vlm(exported: tuple[Path, dict[str, np.ndarray]], threads: int) -> VLM:
+    return load(exported[0], threads=threads)
+
+
+@pytest.fixture(scope="module")
+def orders(exported: tuple[Path, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return exported[1]
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +98,19 @@ def test_beams(vlm: VLM, source: Source, name: str, judge: Judge):
                 judge.beams(source, request, answers, [truth.ids], what, penalty)
 
 
-def test_photographs(vlm: VLM, source: Source, name: str, judge: Judge):
+def test_photographs(vlm: VLM, source: Source, name: str, judge: Judge, orders: dict[str, np.ndarray]):
     for path in PHOTOGRAPHS:
         picture = ImageOps.exif_transpose(Image.open(path))
         requests = [ask(request.prompt, [picture]) for request in questions(name, shapes.HELD_OUT) if request.images]
         for request, ours, truth in zip(requests, generate(vlm, requests), source.answer(requests, NEW_TOKENS)):
             judge.tokens(source, ours, truth, f"{path.name}, {request.prompt!r}")
-        errors = stage_errors(vlm, source, requests[0], 16)
+        errors = stage_errors(vlm, source, requests[0], 16, orders)
         assert max(errors.values()) < TOLERANCE, (path.name, errors)
 
 
-def test_stages(vlm: VLM, source: Source, name: str):
+def test_stages(vlm: VLM, source: Source, name: str, orders: dict[str, np.ndarray]):
     for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + 3):
         for request in questions(name, seed):
-            errors = stage_errors(vlm, source, request, 24)
+            errors = stage_errors(vlm, source, request, 24, orders)
             assert {"pixel_values", "vision_features", "image_embeds", "prefill logits"} <= set(errors)
             assert max(errors.values()) < TOLERANCE, (request.prompt, errors)
