@@ -54,7 +54,7 @@ def images() -> list[Image.Image]:
 
 
 def gather(
-    checkpoint: Checkpoint, chosen: Family, prompts: Sequence[str], eos_token_ids: tuple[int, ...], folder: Path
+    checkpoint: Checkpoint, family: Family, prompts: Sequence[str], eos_token_ids: tuple[int, ...], folder: Path
 ) -> tuple[Evidence, Check]:
     """Run the source model as it is, and with the weights of the bundle in `folder` where they differ.
 
@@ -65,12 +65,12 @@ def gather(
         What the source model makes of the images with the bundle's weights, and these weights against its own.
     """
     questions = [(image, prompts[index % len(prompts)]) for index, image in enumerate(images())]
-    weights = rounding(checkpoint, chosen, folder)
-    exact = expectations(checkpoint, chosen, questions, eos_token_ids)
+    weights = rounding(checkpoint, family, folder)
+    exact = expectations(checkpoint, family, questions, eos_token_ids)
     if not weights.error:
         return Evidence(_cases(questions, exact)), weights
     answers = [arrays[contract.TOKEN_IDS] for arrays in exact]
-    rounded = expectations(checkpoint, chosen, questions, eos_token_ids, folder, answers)
+    rounded = expectations(checkpoint, family, questions, eos_token_ids, folder, answers)
     return Evidence(_cases(questions, rounded), loss(exact, rounded)), weights
 
 
@@ -146,17 +146,17 @@ class _Forced(LogitsProcessor):
         return forced
 
 
-def _built(checkpoint: Checkpoint, chosen: Family) -> tuple[ModelParts, dict[int, Source]]:
+def _built(checkpoint: Checkpoint, family: Family) -> tuple[ModelParts, dict[int, Source]]:
     """The source model without memory for its parameters, and the checkpoint's values of each by its `id`."""
     with empty_parameters():
-        parts = registry.build(chosen, checkpoint)
+        parts = registry.build(family, checkpoint)
     weights = Weights(checkpoint, parts.model)
     return parts, {key: weights.sources.get(name) for key, name in weights.names.items()}
 
 
-def rounding(checkpoint: Checkpoint, chosen: Family, folder: Path) -> Check:
+def rounding(checkpoint: Checkpoint, family: Family, folder: Path) -> Check:
     """The weights of a bundle, each against the checkpoint's: the largest change, which rounding alone should make."""
-    parts, sources = _built(checkpoint, chosen)
+    parts, sources = _built(checkpoint, family)
     names = {id(parameter): name for name, parameter in parts.model.named_parameters()}
     errors = {
         names[key]: relative_error(rounded, sources[key]) for key, rounded in rounded_weights(folder, parts).items()
@@ -177,9 +177,9 @@ def loss(exact: Sequence[Arrays], rounded: Sequence[Arrays]) -> manifest.Loss:
             [arrays[contract.LOGITS] for arrays in rounded],
         )
     )
-    centred, wanted = (logits - logits.mean(-1, keepdims=True) for logits in (ours, source))
+    ours_centred, source_centred = (logits - logits.mean(-1, keepdims=True) for logits in (ours, source))
     return manifest.Loss(
-        logits=float(np.linalg.norm(centred - wanted) / np.linalg.norm(wanted)),
+        logits=float(np.linalg.norm(ours_centred - source_centred) / np.linalg.norm(source_centred)),
         equal_tokens=int((ours.argmax(-1) == source.argmax(-1)).sum()),
         tokens=len(tokens),
         perplexity=_perplexity(ours, tokens),
@@ -195,8 +195,8 @@ def _perplexity(logits: np.ndarray, tokens: np.ndarray) -> float:
 @system_errors.named()
 def live(checkpoint: str | Path, folder: str | Path, adapter: str | Path | None = None) -> tuple[Evidence, Check]:
     """The results of `gather` for a checkpoint and the bundle in `folder`, as `verify` needs them."""
-    made = manifest.load(Path(folder))
+    description = manifest.load(Path(folder))
     source = hub.open_checkpoint(checkpoint, adapter)
-    chosen = registry.find(source.config.get("model_type"))
-    recipe = chosen.recipe(source)
-    return gather(source, chosen, recipe.examples, made.generation.eos_token_ids, Path(folder))
+    family = registry.find(source.config.get("model_type"))
+    recipe = family.recipe(source)
+    return gather(source, family, recipe.examples, description.generation.eos_token_ids, Path(folder))
