@@ -14,14 +14,18 @@ export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-/** The models of the server; waits while it loads them, and tells so. */
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+/** The models of the server; calls back each second while it loads them. */
 export async function models(onLoading) {
   for (;;) {
     try {
       return (await (await request("v1/models")).json()).data;
     } catch (error) {
       if (error.status !== 503) throw error;
-      onLoading(error.message);
+      onLoading();
       await new Promise((resolve) => setTimeout(resolve, 1000));
     }
   }
@@ -84,9 +88,6 @@ async function request(path, options = {}) {
 /** Why a request was refused: in the server's words where it has some. */
 async function explanation(response) {
   const told = await response.json().then((body) => body.error?.message, () => null);
-  if (response.status === 401) {
-    return sessionStorage.getItem(KEY) ? "The server does not take this key." : "The server asks for a key.";
-  }
   const text = sentence(told || `The server answered with status ${response.status}`);
   const seconds = response.headers.get("Retry-After");
   return seconds && response.status === 429 ? `${text} Try again in ${seconds} s.` : text;

@@ -15,6 +15,7 @@ export async function read(file) {
   image.src = url;
   try {
     await image.decode();
+    if (!image.naturalWidth) throw new Error("a drawing without a size");
   } catch {
     URL.revokeObjectURL(url);
     throw new Error(`${file.name || "The file"} is not an image that this browser can show.`);

@@ -19,12 +19,10 @@ let running = null; // aborts the answer that is coming
 
 async function loadModels() {
   try {
-    models = await api.models((text) => (element("state").textContent = text));
+    models = await api.models(() => (element("state").textContent = "The model is being loaded …"));
   } catch (error) {
-    if (error.status === 401) askForKey(error.message);
-    else tell(error.message);
-    element("state").textContent = "No model yet.";
-    return;
+    element("state").textContent = "No model yet";
+    return error.status === 401 ? askForKey() : tell(error.message);
   }
   keyForm.hidden = true;
   tell("");
@@ -48,8 +46,8 @@ function term(name, textContent) {
   return Object.assign(document.createElement(name), { textContent });
 }
 
-function askForKey(message) {
-  tell(message);
+function askForKey() {
+  tell(api.hasKey() ? "The server does not take this key." : "");
   keyForm.hidden = false;
   element("secret").focus();
 }
@@ -95,6 +93,7 @@ for (const id of ["file", "camera"]) {
   });
 }
 document.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer?.types.includes("Files")) return; // a text, for the field below it
   event.preventDefault();
   mat.classList.add("over");
 });
@@ -102,6 +101,7 @@ document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) mat.classList.remove("over");
 });
 document.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   mat.classList.remove("over");
   take(firstImage(event.dataTransfer.files));
@@ -143,7 +143,7 @@ async function submit() {
 
 /** What is sent: the turns so far, or the question alone; the image comes with the first of them. */
 function messages(question) {
-  const earlier = model.onnx_vlm.takes.conversation ? conversation.filter(({ failed }) => !failed) : [];
+  const earlier = model.onnx_vlm.takes.conversation ? conversation.filter(({ how, text }) => how !== "failed" && text) : [];
   const sent = earlier.flatMap((exchange) => [
     { role: "user", content: [{ type: "text", text: exchange.question }] },
     { role: "assistant", content: exchange.text },
@@ -176,10 +176,9 @@ async function answer(exchange, asked) {
 }
 
 function fail(exchange, error) {
-  const wasStopped = error.name === "AbortError";
-  exchange.failed = !wasStopped || !exchange.text;
-  exchange.end(wasStopped ? "stopped" : "", wasStopped ? "" : (error.message || "Something went wrong."));
-  if (error.status === 401) askForKey(error.message);
+  if (error.name === "AbortError") exchange.end("stopped", "stopped");
+  else exchange.end("", "failed", error.message || "Something went wrong.");
+  if (error.status === 401) askForKey();
 }
 
 function speed(exchange, { start, first, tokens, note }) {

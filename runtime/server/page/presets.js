@@ -7,7 +7,7 @@ const PRESETS = {
     detect: [["Detect …", "Find things, each in a box", "detect cat ; car", "detect ", ""]],
     segment: [["Segment …", "Outline a thing", "segment cat", "segment ", ""]],
     answer: [["How many …", "Count", "how many cats", "how many ", ""]],
-    caption: [["Caption", "Say what is in the image", "caption", "caption"]],
+    caption: [["Caption", "Say what is in the image", "caption, or caption en", "caption"]],
   },
   patches: {
     ground: [

@@ -33,6 +33,7 @@ export class Exchange {
     log.append(this.root);
     this.show();
     this.render();
+    log.scrollTop = log.scrollHeight;
   }
 
   /** Show this answer's boxes on the image. */
@@ -55,30 +56,30 @@ export class Exchange {
     if (text || told) this.render();
   }
 
-  /** The answer is complete, or was ended: say how it went. */
-  end(footer, problem = "") {
-    this.ended = true;
+  /** The answer is complete, was stopped ("stopped") or has failed ("failed", with the problem as a sentence). */
+  end(footer, how = "complete", problem = "") {
+    this.how = how;
     this.answer.setAttribute("aria-busy", "false");
-    this.render(problem);
     this.footer.textContent = footer;
-    this.scroll();
+    this.render(problem);
   }
 
   render(problem = "") {
     const { boxes, caption } = this.regions;
+    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80; // not scrolled back by the reader
     const parts = [];
     if (this.kind === "locations" && boxes.length) parts.push(summary(boxes), list(boxes));
     else if (caption !== null) parts.push(this.prose(caption));
     else {
       const text = this.kind === "locations" ? withoutTags(this.text) : this.text;
       if (text.trim()) parts.push(node("p", "prose", text.trim()));
-      else if (this.ended && !problem) parts.push(node("p", "prose none", "Nothing: the answer is empty."));
+      else if (this.how === "complete") parts.push(node("p", "prose none", "Nothing: the answer is empty."));
     }
     if (problem) parts.push(node("p", "problem", problem));
     this.answer.replaceChildren(...parts);
-    this.answer.classList.toggle("waiting", !this.ended && !parts.length);
+    this.answer.classList.toggle("waiting", !this.how && !parts.length);
     forgetRemoved();
-    this.scroll();
+    if (isAtEnd) log.scrollTop = log.scrollHeight;
   }
 
   /** A caption whose phrases are linked to their boxes. */
@@ -94,10 +95,6 @@ export class Exchange {
     }
     paragraph.append(characters.slice(end).join(""));
     return paragraph;
-  }
-
-  scroll() {
-    log.scrollTop = log.scrollHeight;
   }
 }
 
