@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -38,14 +39,26 @@ class Options(TypedDict, total=False):
     num_return_sequences: int | None
     length_penalty: float | None
     early_stopping: bool | Literal["never"] | None
-    constrain: Literal["boxes"] | None
+    constrain: str | Mapping[str, Any] | None
     seed: int | None
     top_logprobs: int | None
 
 
-BOXES = Kind(
-    "'boxes', or leave it out", lambda value: value is None or (isinstance(value, str) and value == "boxes"), str
-)
+def _schema_text(value: Any) -> Any:
+    """A JSON schema as its text; other values as they are."""
+    return json.dumps(value) if isinstance(value, Mapping) else value
+
+
+def _is_constraint(value: Any) -> bool:
+    if value in (None, "boxes", "json"):
+        return True
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+CONSTRAINT = Kind("'boxes', 'json' or a JSON schema, or leave it out", _is_constraint, str, _schema_text)
 
 
 @dataclass(frozen=True)
@@ -59,8 +72,11 @@ class Settings(Sampling):
     max_new_tokens: int | None = option(
         None, optional(integer(1)), "where an answer is cut; 256 if the checkpoint does not say"
     )
-    constrain: Literal["boxes"] | None = option(
-        None, BOXES, "'boxes' for an answer of boxes with labels, as this model writes them, and nothing else"
+    constrain: str | None = option(
+        None,
+        CONSTRAINT,
+        "'boxes' for an answer of boxes with labels, as this model writes them, and nothing else; 'json' for JSON; or a"
+        " JSON schema, as a text or a dictionary",
     )
     seed: int | None = option(
         None, optional(integer(0)), "equal seeds draw equal answers, for a prompt alone as for one among several", DRAWS

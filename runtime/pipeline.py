@@ -20,6 +20,8 @@ from ..graphs.sampling import show
 from . import inputs
 from .assembly import Assembly, EncodedRequest, read_boxes
 from .generation import scoring, strategy
+from .generation.decode import Force
+from .generation.filters import Filter
 from .generation.steps import Chosen, Steps, drive
 from .grounding.formats import box_format
 from .grounding.grammar import Constraint, Grammar, Vocabulary
@@ -34,6 +36,7 @@ from .providers.targets import Target
 from .results import Generation, StageTimer
 from .stream import fold
 from .text.detokenize import Reader
+from .text.json_answers import JsonConstraint, JsonVocabulary
 from .text.prompt import EncodedPrompt, PromptInput, Prompts
 
 #: Computes the logits (prompts, vocab) after prompts, with room for new tokens and for several answers to each.
@@ -160,10 +163,19 @@ class Pipeline:
         if any(token >= vocab for token in forced):
             raise InputError(f"forced_eos_token_id is {show(forced)}; this model has {vocab} ids, give ids below that")
         ids = [prompt.counted for prompt in prompts]
-        constraints = [Constraint(self.grammar, settings.max_new_tokens, ids)] if settings.constrain else []
+        constraints: list[Filter] = []
+        forced: Force | None = None
+        if settings.constrain == "boxes":
+            constraints = [Constraint(self.grammar, settings.max_new_tokens, ids)]
+        elif settings.constrain is not None:
+            schema = "{}" if settings.constrain == "json" else settings.constrain
+            constraint = JsonConstraint(self.json_vocabulary, schema)
+            constraints = [constraint]
+            # Ids that run together see each other where attention is bidirectional.
+            forced = constraint.forced if self.manifest.causal else None
         stops = [reader.stops] if reader.stops else []
         ends = self.manifest.generation.eos_token_ids
-        return lambda logits: strategy.answer(logits, ids, settings, ends, stops, constraints)
+        return lambda logits: strategy.answer(logits, ids, settings, ends, stops, constraints, forced)
 
     def generations(
         self,
@@ -214,6 +226,11 @@ class Pipeline:
         """The grammar of answers with boxes. Made when it is first needed: it reads the whole vocabulary."""
         ends = self.manifest.generation.eos_token_ids
         return self.boxes.grammar(Vocabulary(self.prompts.tokenizer, self.manifest.vocab, ends))
+
+    @functools.cached_property
+    def json_vocabulary(self) -> JsonVocabulary:
+        """The vocabulary of answers in JSON. Made when it is first needed: it reads all of it."""
+        return JsonVocabulary(self.prompts.tokenizer, self.manifest.vocab, self.manifest.generation.eos_token_ids)
 
     def allowed_new_tokens(self, prompts: Sequence[EncodedPrompt], max_new_tokens: int | None, copies: int) -> int:
         """How many tokens an answer may have.

@@ -6,7 +6,7 @@ stop conditions end an answer. `beam` is the same for beam search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .stops import Stop
 
 #: picks an id for the answer with an index from its logits (vocab,)
 Choose = Callable[[int, np.ndarray], int]
+#: takes the ids of prompt and answer; returns those that must come next, if any must
+Force = Callable[[Sequence[int], Sequence[int]], list[int]]
 
 
 def decode(
@@ -28,6 +30,7 @@ def decode(
     max_new_tokens: int,
     copies: int = 1,
     top_logprobs: int | None = None,
+    forced: Force | None = None,
 ) -> Steps[list[list[Chosen]]]:
     """Choose the ids of answers, step by step, until all have ended or are cut; returns those of each answer.
 
@@ -43,34 +46,62 @@ def decode(
         max_new_tokens: where an answer is cut.
         copies: how many answers a prompt gets.
         top_logprobs: for each chosen id, note its log-probability and so many likeliest ids; None for no note.
+        forced: tells which ids must come next. They need no logits, so they run together with the id before them.
     """
     rows = np.arange(len(prompts)).repeat(copies)  # of each answer on its way: its row in the batch, and its index
     indices = np.arange(len(rows))
-    answers: list[list[int]] = [[] for _ in rows]
     history: list[list[Chosen]] = [[] for _ in rows]
+    answers: list[list[int]] = [[] for _ in rows]
     only_ids = choose is greedy and not filters and top_logprobs is None  # these need not leave a device for more
     while True:
         logits = logits if only_ids else np.asarray(logits)
-        chosen = []
+        new: list[list[Chosen]] = []
+        going = []
         for row, index in zip(rows, indices):
-            scores = logits[row]
-            for change in filters:
-                scores = change(prompts[index // copies], answers[index], scores)
-            if filters:
-                expect_possible(scores)
-            token = choose(index, scores)
-            answers[index].append(token)
-            note = None if top_logprobs is None else token_logprob(logits[row], token, top_logprobs)
-            chosen.append(Chosen(int(index), token, note))
-            history[index].append(chosen[-1])
-        ended = [len(answers[index]) == max_new_tokens or stop(answers[index]) for index in indices]
-        going = fill_gaps(~np.array(ended))
-        if not len(going):
+            prompt, answer = prompts[index // copies], answers[index]
+            tokens = _forced(forced, prompt, answer, index)
+            if not tokens:
+                token = choose(index, _filtered(filters, prompt, answer, logits[row]))
+                note = None if top_logprobs is None else token_logprob(logits[row], token, top_logprobs)
+                tokens = [Chosen(int(index), token, note)]
+                tokens += _forced(forced, prompt, [*answer, token], index)
+            new.append(list(_until_end(tokens, answer, stop, max_new_tokens)))
+            history[index] += new[-1]
+            going.append(not (len(answer) == max_new_tokens or stop(answer)))
+        chosen = [token for tokens in new for token in tokens]
+        kept = fill_gaps(np.array(going))
+        if not len(kept):
             yield Advance(chosen)
             return history
-        rows, indices = rows[going], indices[going]
-        logits = yield Advance(chosen, rows, np.array([answers[index][-1] for index in indices]))
+        rows, indices = rows[kept], indices[kept]
+        runs = [[token.id for token in new[position]] for position in kept]
+        before = {position: ids[:-1] for position, ids in enumerate(runs) if len(ids) > 1}
+        logits = yield Advance(chosen, rows, np.array([ids[-1] for ids in runs]), before)
         rows = np.arange(len(rows))
+
+
+def _filtered(
+    filters: Sequence[Filter], prompt: Sequence[int], answer: Sequence[int], logits: np.ndarray
+) -> np.ndarray:
+    """What filters make of logits (vocab,)."""
+    for change in filters:
+        logits = change(prompt, answer, logits)
+    if filters:
+        expect_possible(logits)
+    return logits
+
+
+def _forced(forced: Force | None, prompt: Sequence[int], answer: Sequence[int], index: int) -> list[Chosen]:
+    return [Chosen(int(index), token) for token in forced(prompt, answer)] if forced else []
+
+
+def _until_end(tokens: Sequence[Chosen], answer: list[int], stop: Stop, max_new_tokens: int) -> Iterator[Chosen]:
+    """Add tokens to an answer until it has ended; yields those that are added."""
+    for token in tokens:
+        answer.append(token.id)
+        yield token
+        if len(answer) == max_new_tokens or stop(answer):
+            return
 
 
 def fill_gaps(going: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..options import Settings
 from .beam import Beams, BeamSettings, search
-from .decode import Sample, decode, greedy
+from .decode import Force, Sample, decode, greedy
 from .filters import (
     BadWords,
     Filter,
@@ -49,6 +49,7 @@ def answer(
     end_ids: Sequence[int],
     stops: Sequence[Stop] = (),
     constraints: Sequence[Filter] = (),
+    forced: Force | None = None,
 ) -> Steps[list[list[Answer]]]:
     """Answers to prompts, by the strategy that the settings ask for: for each prompt its answers, the best first.
 
@@ -59,6 +60,7 @@ def answer(
         end_ids: ids that end an answer.
         stops: other reasons to end it.
         constraints: other filters.
+        forced: tells which ids must come next. It is not asked for beams, nor where log-probabilities are noted.
     """
     chain, stop = filters(settings, end_ids, constraints), AnyOf(EndTokens(end_ids), *stops)
     length = settings.max_new_tokens
@@ -67,8 +69,10 @@ def answer(
         return (yield from _beams(logits, prompts, settings, length, chain, stop, len(end_ids)))
     returned = settings.num_return_sequences
     choose = Sample(len(prompts) * returned, returned, settings.seed) if settings.do_sample else greedy
-    history = yield from decode(logits, prompts, choose, chain, stop, length, returned, settings.top_logprobs)
     noted = settings.top_logprobs is not None
+    history = yield from decode(
+        logits, prompts, choose, chain, stop, length, returned, settings.top_logprobs, None if noted else forced
+    )
     answers = [Answer([c.id for c in row], logprobs=[c.logprob for c in row] if noted else None) for row in history]
     return [answers[first : first + returned] for first in range(0, len(answers), returned)]
 

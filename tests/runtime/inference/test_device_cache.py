@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import shapes
+from on_device import on_device
 from onnx_vlm.runtime import VLM, GenerationError, load
-from onnx_vlm.runtime.inference.device_cache import SMALLEST_BUCKET, Buffers, Device, bucket
+from onnx_vlm.runtime.inference.device_cache import SMALLEST_BUCKET, Buffers, bucket
 from onnx_vlm.runtime.inference.device_logits import DeviceLogits
-from onnx_vlm.runtime.providers.table import PROVIDERS
 
 PROMPTS = ["caption", "detect red circle", "how many circles"]
-
-
-def on_device(bundle: Path, captures: bool) -> VLM:
-    """A model whose decoder works as on a GPU; with `captures` its steps as for a CUDA graph, which the CPU ignores."""
-    vlm = load(bundle, provider="cpu", threads=1)
-    engine = vlm.pipeline.engine
-    resolved = {**engine.target.resolved, PROVIDERS["cuda"].ort_name: {"enable_cuda_graph": "1"} if captures else {}}
-    target = replace(engine.target, resolved=resolved)
-    engine._device = Device(engine._decoder, target, vlm.manifest.generation.max_positions)
-    return vlm
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["bound", "captured"])
