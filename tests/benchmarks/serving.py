@@ -1,0 +1,295 @@
+"""How fast the server answers many clients at once, beside `generate` alone and llama.cpp's server, in one run.
+
+    python tests/benchmarks/serving.py BUNDLE [--clients 1 4 8 16] [--requests N] [--rate R] [--images]
+                                       [--llama LLAMA.gguf --python PYTHON]
+
+`real_size.py --keep` makes bundles of true dimensions, `peers.py` the file for llama.cpp; PYTHON is the interpreter of
+an environment with xllamacpp, which carries llama.cpp's server. Every server is a process; only one works at a time. A
+request has a prompt of its own, about 256 tokens, and an answer of 64; with `--images` an image of its own instead.
+Clients are a closed loop: each asks again as soon as it is answered. `--rate` lets requests arrive at random instead,
+so many a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+WORDS = ("picture", "of", "a", "garden", "with", "three", "old", "trees", "and", "one", "red", "bench", "near", "water")
+NEW_TOKENS, PROMPT_WORDS = 64, 230
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Asked:
+    """One request: when it was sent, and when each piece of its answer came."""
+
+    sent: float
+    pieces: list[float] = field(default_factory=list)
+    tokens: int = 0
+    prompt_tokens: int = 0
+
+    @property
+    def gaps(self) -> list[float]:
+        return [later - sooner for sooner, later in zip(self.pieces, self.pieces[1:])]
+
+
+class OpenAI:
+    """Speaks to our server."""
+
+    path = "/v1/chat/completions"
+
+    def __init__(self, images: bool) -> None:
+        self._images = images
+
+    def body(self, number: int) -> dict[str, Any]:
+        words = random.Random(number).choices(WORDS, k=8 if self._images else PROMPT_WORDS)
+        content: list[dict[str, Any]] = [{"type": "text", "text": " ".join(words)}]
+        if self._images:
+            content.insert(0, {"type": "image_url", "image_url": {"url": _image(number)}})
+        return {
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": NEW_TOKENS,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+    def read(self, event: dict[str, Any], asked: Asked) -> bool:
+        """Take an event's numbers; whether it has text."""
+        if usage := event.get("usage"):
+            asked.tokens, asked.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
+        return any(choice["delta"].get("content") for choice in event["choices"])
+
+
+class Llama:
+    """Speaks to llama.cpp's server."""
+
+    path = "/completion"
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self._prompt_tokens = prompt_tokens
+
+    def body(self, number: int) -> dict[str, Any]:
+        ids = random.Random(number).choices(range(10, 120_000), k=self._prompt_tokens)
+        return {
+            "prompt": ids,
+            "n_predict": NEW_TOKENS,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "cache_prompt": False,
+        }
+
+    def read(self, event: dict[str, Any], asked: Asked) -> bool:
+        if event.get("stop"):
+            asked.tokens, asked.prompt_tokens = event["tokens_predicted"], event["tokens_evaluated"]
+        return bool(event.get("content"))
+
+
+async def ask(port: int, peer: OpenAI | Llama, number: int) -> Asked:
+    """Send a request and take its answer piece by piece."""
+    body = json.dumps(peer.body(number)).encode()
+    reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 24)
+    head = (
+        f"POST {peer.path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    )
+    asked = Asked(time.perf_counter())
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    async for event in _events(reader):
+        if peer.read(event, asked):
+            asked.pieces.append(time.perf_counter())
+    writer.close()
+    if not asked.tokens:
+        sys.exit(f"{peer.path} gave no answer")
+    return asked
+
+
+async def _events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    status = await reader.readline()
+    if b" 200 " not in status:
+        sys.exit(f"the server said {status.decode().strip()}: {(await reader.read(2000)).decode()}")
+    while line := await reader.readline():
+        if line.startswith(b"data: {"):
+            yield json.loads(line[len(b"data: ") :])
+
+
+async def closed_loop(port: int, peer: OpenAI | Llama, clients: int, requests: int) -> list[Asked]:
+    """`clients` clients ask `requests` requests in all."""
+    numbers, asked = iter(range(requests)), []
+
+    async def client() -> None:
+        for number in numbers:
+            asked.append(await ask(port, peer, 1000 * clients + number))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return asked
+
+
+async def arrivals(port: int, peer: OpenAI | Llama, rate: float, requests: int) -> list[Asked]:
+    """Requests arrive at random, `rate` a second."""
+    waits, tasks = random.Random(0), []
+    for number in range(requests):
+        tasks.append(asyncio.create_task(ask(port, peer, 10**6 + number)))
+        await asyncio.sleep(waits.expovariate(rate))
+    return await asyncio.gather(*tasks)
+
+
+def row(name: str, asked: list[Asked], seconds: float) -> str:
+    first = [one.pieces[0] - one.sent for one in asked if one.pieces]
+    gaps = [gap for one in asked for gap in one.gaps]
+    tokens = sum(one.tokens for one in asked)
+    return (
+        f"| {name} | {len(asked) / seconds:.2f} | {tokens / seconds:.1f} | {median(first):.2f} | {_high(first):.2f} |"
+        f" {1000 * median(gaps):.0f} | {1000 * _high(gaps):.0f} | {_high(gaps) / median(gaps):.1f} |"
+    )
+
+
+def _high(values: list[float]) -> float:
+    """The 99th percentile."""
+    return sorted(values)[min(len(values) - 1, int(0.99 * len(values)))]
+
+
+def _image(number: int) -> str:
+    """A photograph-like image of its own, as a data URI."""
+    import numpy as np
+    from PIL import Image
+
+    coarse = np.random.default_rng(number).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize((448, 448), Image.Resampling.BICUBIC).save(stream, "JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+GENERATE = """
+import sys, time, json
+from onnx_vlm.runtime import load
+vlm = load(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    start = time.perf_counter()
+    answer = vlm.generate(json.loads(line), max_new_tokens=int(sys.argv[2]), do_sample=False)
+    print(json.dumps([time.perf_counter() - start, len(answer.token_ids)]), flush=True)
+"""
+LLAMA = """
+import sys, time, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_parallel, params.port = int(sys.argv[3]), int(sys.argv[2])
+params.n_ctx = 1024 * params.n_parallel
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+params.warmup = False
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
+class Process:
+    """A process that says in a line when it is ready."""
+
+    def __init__(self, command: list[Any], ready: Callable[[str], bool]) -> None:
+        self.process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for line in self.process.stdout:
+            if ready(line):
+                self.line = line
+                return
+        sys.exit(f"{command[:3]} stopped with status {self.process.wait()}")
+
+    def ask(self, text: str) -> list[float]:
+        print(json.dumps(text), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def alone(bundle: Path, port: int, requests: int) -> str:
+    """A client's tokens a second beside those of `generate`, in turns."""
+    peer, ours, theirs = OpenAI(False), [], []
+    generate = Process([sys.executable, "-c", GENERATE, bundle, NEW_TOKENS], lambda line: line == "ready\n")
+    for number in range(requests + 1):
+        seconds, tokens = generate.ask(peer.body(10**7 + number)["messages"][0]["content"][0]["text"])
+        start = time.perf_counter()
+        asked = asyncio.run(ask(port, peer, 10**7 + number))
+        if number:  # the first warms up
+            theirs.append(seconds / tokens)
+            ours.append((time.perf_counter() - start) / asked.tokens)
+    generate.stop()
+    ratio = median(one / other for one, other in zip(ours, theirs))
+    speeds = f"{1 / median(ours):.1f} tokens a second, generate {1 / median(theirs):.1f}"
+    return f"One client: {speeds}; its time is {ratio:.3f} of generate's."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--requests", type=int, default=3, help="for each client")
+    parser.add_argument("--rate", type=float, help="requests a second that arrive at random")
+    parser.add_argument("--images", action="store_true")
+    parser.add_argument("--llama", type=Path)
+    parser.add_argument("--python", default=sys.executable)
+    options = parser.parse_args()
+
+    command = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()", "serve", options.bundle]
+    server = Process([*command, "--port", "0", "--max-rows", 8], lambda line: "http://" in line)
+    port = int(server.line.rsplit(":", 1)[1].split("/")[0].split()[0])
+    warm = asyncio.run(_patiently(port, OpenAI(options.images)))
+    if not options.images:
+        print(alone(options.bundle, port, 3 * options.requests), flush=True)
+    print(f"Prompts of {warm.prompt_tokens} tokens, answers of {NEW_TOKENS}.\n")
+    print("| | requests/s | tokens/s | first token, s | 99th | between tokens, ms | 99th | ratio |")
+    print("|---|---|---|---|---|---|---|---|")
+    llama = None
+    if options.llama:
+        started = [options.python, "-c", LLAMA, options.llama, port + 1, 8]
+        llama = Process(started, lambda line: line.startswith("http"))
+    contestants = {"ours": (port, OpenAI(options.images))}
+    if llama:
+        contestants["llama.cpp"] = (port + 1, Llama(warm.prompt_tokens))
+    for clients in options.clients:
+        for name, (at, peer) in contestants.items():
+            start = time.perf_counter()
+            asked = asyncio.run(closed_loop(at, peer, clients, clients * options.requests))
+            print(row(f"{name}, {clients} clients", asked, time.perf_counter() - start), flush=True)
+    if options.rate:
+        for name, (at, peer) in contestants.items():
+            start = time.perf_counter()
+            asked = asyncio.run(arrivals(at, peer, options.rate, 8 * options.requests))
+            label = f"{name}, {options.rate:g} arrivals a second"
+            print(row(label, asked, time.perf_counter() - start), flush=True)
+    for process in (server, llama):
+        if process:
+            process.stop()
+
+
+async def _patiently(port: int, peer: OpenAI) -> Asked:
+    """The first answer, once the model is loaded."""
+    while True:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(f"GET /health HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n".encode())
+        status = await reader.readline()
+        writer.close()
+        if b" 200 " in status:
+            return await ask(port, peer, 0)
+        await asyncio.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()
