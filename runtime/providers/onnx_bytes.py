@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ...graphs import TensorSpec
 
 IR_VERSION, OPSET = 8, 13  #: old enough for every ONNX Runtime, new enough for every operator used
-ELEMENTS = {"float32": 1, "int64": 7, "float16": 10}  #: TensorProto.DataType
+ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10}  #: TensorProto.DataType
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ def model(nodes: Sequence[Node], inputs: Sequence[TensorSpec], outputs: Sequence
 def doubling() -> bytes:
     """One node that adds x (size,) to itself, for a provider to show that it runs."""
     return model([Node("Add", ("x", "x"), ("y",))], [_vector("x")], [_vector("y")])
+
+
+def integer_product() -> bytes:
+    """The product of `a` (m, k) of uint8 and `b` (k, n) of int8: `y` (m, n) of int32."""
+    inputs = [TensorSpec("a", "uint8", ("m", "k")), TensorSpec("b", "int8", ("k", "n"))]
+    return model([Node("MatMulInteger", ("a", "b"), ("y",))], inputs, [TensorSpec("y", "int32", ("m", "n"))])
 
 
 def argmax(logits: TensorSpec, ids: str) -> bytes:

@@ -14,7 +14,7 @@ from helpers import REPOSITORY
 from onnx_vlm.graphs import TensorSpec, contract
 from onnx_vlm.runtime import InputError, ProviderError, load
 from onnx_vlm.runtime.cli import app
-from onnx_vlm.runtime.providers import cuda, onnx_bytes, probe
+from onnx_vlm.runtime.providers import cuda, onnx_bytes, ort_session, probe
 from onnx_vlm.runtime.providers.options import OPTIONS, SESSION, parse, resolve
 from onnx_vlm.runtime.providers.ort_session import create
 from onnx_vlm.runtime.providers.placement import check_placement
@@ -145,6 +145,15 @@ def test_small_graphs_compute():
     order = np.array([2, 0, 2, 1])
     for result, buffer in zip(made.run(None, {"in.0": buffers[0], "in.1": buffers[1], "order": order}), buffers):
         assert np.array_equal(result, buffer[order])
+
+
+@pytest.mark.parametrize("overflow", [True, False])
+def test_exact_integers_are_asked_for_where_products_overflow(monkeypatch: pytest.MonkeyPatch, overflow: bool):
+    """Where they do not, the setting makes products several times slower."""
+    assert ort_session.integers_overflow() in (True, False), "the processor is asked"
+    monkeypatch.setattr(ort_session, "integers_overflow", lambda: overflow)
+    entry = ort_session.session_options().get_session_config_entry(ort_session.EXACT_INTEGERS)
+    assert entry == str(int(overflow))
 
 
 def test_a_library_that_is_missing_is_named():
