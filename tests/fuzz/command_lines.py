@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -143,7 +144,8 @@ def run(files: Files, folder: Path) -> str:
     assert status in (0, 1, 2), (status, said)
     assert "Traceback" not in said, said
     assert status == 0 or said.strip() or _text(output).strip(), "no sentence"
-    if status == 0 and "--json" in command["arguments"] and "--help" not in command["arguments"]:
+    flags = set(itertools.takewhile(lambda argument: argument != "--", command["arguments"]))
+    if status == 0 and "--json" in flags and "--help" not in flags:
         for line in _text(output).splitlines():
             json.loads(line)
     return f"status {status}"
