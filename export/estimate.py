@@ -10,9 +10,9 @@ from ..graphs import contract
 from ..graphs.precision import PRECISIONS
 
 #: Seconds on two cores: of every export, and to prove a billion weights, twice that where they are rounded. One image
-#: took 40 seconds; there are three.
+#: took 40 seconds; there are two.
 START = 16.0
-PROOF = 120.0
+PROOF = 80.0
 #: Bytes of memory of every export, and besides of a proof; a proof also takes this many bytes for each of the largest
 #: weight.
 MEMORY = 1_200_000_000

@@ -146,7 +146,7 @@ def test_a_proof_that_does_not_fit_is_named(copy: Path, change: Callable[[dict],
         verify(sealed(copy, contract.PROOF_ARRAYS), ONE_THREAD)
 
 
-@pytest.mark.parametrize("name", [contract.PROOF_ARRAYS, contract.PROOF_IMAGE, contract.proof_image(2)])
+@pytest.mark.parametrize("name", [contract.PROOF_ARRAYS, contract.PROOF_IMAGE, contract.proof_image(1)])
 @pytest.mark.parametrize("data", [b"", b"no zip", b"PK\x03\x04 and then nothing", b"\x93NUMPY\x01\x00\xff\xff{"])
 def test_a_proof_that_does_not_load_is_named(copy: Path, name: str, data: bytes):
     (copy / name).write_bytes(data)

@@ -8,12 +8,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import random_models
 from helpers import CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
-from onnx_vlm.export.proof import verdict
+from onnx_vlm.export.checkpoint import hub
+from onnx_vlm.export.families import registry
+from onnx_vlm.export.proof import proof, verdict
 from onnx_vlm.graphs import ExportError, manifest
 from onnx_vlm.graphs.precision import PRECISIONS
 from onnx_vlm.runtime.providers.load_options import LoadOptions
@@ -59,6 +62,21 @@ def test_the_loss_is_kept_and_shown(bundles: Callable[..., Path]):
 
 def test_weights_that_are_not_rounded_lose_nothing(bundle: Path):
     assert manifest.load(bundle).proof.loss is None
+
+
+@pytest.mark.parametrize("name", ["paligemma", "paligemma2", "perception_lm", "kosmos2"])
+def test_logits_of_a_given_answer_are_those_of_generate(name: str):
+    """In one pass as step by step."""
+    checkpoint = hub.open_checkpoint(CHECKPOINTS / name)
+    family = registry.find(checkpoint.config["model_type"])
+    questions = list(zip(proof.images(), family.recipe(checkpoint).examples))
+    generated = proof.expectations(checkpoint, family, questions, (0,))
+    answers = [arrays["token_ids"] for arrays in generated]
+    assert [len(answer) for answer in answers] == [proof.NEW_TOKENS] * len(questions)
+    given = proof.expectations(checkpoint, family, questions, (0,), answers=answers)
+    for one, other in zip(generated, given, strict=True):
+        for part in one:
+            np.testing.assert_allclose(other[part], one[part], atol=1e-4, err_msg=part)
 
 
 def test_a_lost_weight_is_named_beside_the_checkpoint(bundles: Callable[..., Path], tmp_path: Path):
