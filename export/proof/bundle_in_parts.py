@@ -35,8 +35,8 @@ class OnDisk:
         self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
-        (values,) = self.run(contract.VISION_ENCODER, [{contract.PIXEL_VALUES: tiles}])
-        return values[contract.VISION_FEATURES]
+        calls = [{contract.PIXEL_VALUES: tile[None]} for tile in tiles]  # attention takes memory for each tile
+        return np.concatenate([values[contract.VISION_FEATURES] for values in self.run(contract.VISION_ENCODER, calls)])
 
     def project(self, features: np.ndarray) -> np.ndarray:
         (values,) = self.run(contract.PROJECTOR, [{contract.VISION_FEATURES: features}])
