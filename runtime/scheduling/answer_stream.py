@@ -97,10 +97,10 @@ class AnswerStream(Iterator[Piece]):
 
     def put(self, piece: Piece) -> None:
         """Tell of a piece."""
-        if self._on_event is not None:
-            self._on_event(piece)
-        else:
+        if self._on_event is None:
             self._pieces.put(piece)
+        else:
+            self._tell(piece)
 
     def end(self, result: Result | Exception) -> None:
         """Tell of the end. Only the first call counts."""
@@ -108,10 +108,17 @@ class AnswerStream(Iterator[Piece]):
             return
         self._result = result
         self._ended.set()
-        if self._on_event is not None:
-            self._on_event(result)
-        else:
+        if self._on_event is None:
             self._pieces.put(None)
+        else:
+            self._tell(result)
+
+    def _tell(self, event: Piece | Result | Exception) -> None:
+        assert self._on_event is not None
+        try:
+            self._on_event(event)
+        except Exception:  # of one listener: other requests go on, and nobody hears this one
+            self.cancelled = True
 
 
 class Texts:

@@ -38,7 +38,7 @@ class Joining:
 
 
 @dataclass
-class Answering:
+class Active:
     """A request that is answered.
 
     Attributes:
@@ -72,7 +72,7 @@ class Batch:
         self._engine, self._causal, self._prefixes, self._pace = engine, causal, prefixes, pace
         self._max_rows, self._max_tokens = max_rows, max_tokens
         self._joining: Joining | None = None
-        self._answering: list[Answering] = []
+        self._active: list[Active] = []
         self._run = engine.open(max_rows, max_tokens, longest=min(MOST, max_tokens) if causal else max_tokens)
         self.steps = self.tokens = 0
 
@@ -94,7 +94,7 @@ class Batch:
     @property
     def tokens_held(self) -> int:
         """How many tokens the rows in use hold."""
-        return sum(one.length * len(one.rows) for one in list(self._answering))
+        return sum(request.length * len(request.rows) for request in list(self._active))
 
     def accepts(self, prepared: Prepared) -> bool:
         """Whether a request can begin now: one prompt runs at a time, and its answers need free rows."""
@@ -104,7 +104,7 @@ class Batch:
         """Give a request a row, and what is known of the beginning of its prompt."""
         prepared.task.timer.lap("queue")
         self._close_gaps()
-        row = sum(len(one.rows) for one in self._answering)
+        row = sum(len(request.rows) for request in self._active)
         saved, length = self._prefixes.find(prepared.embeds) if self._causal else ((), 0)
         self._run.begin(row, saved, length)
         self._joining = Joining(prepared, row, length)
@@ -114,7 +114,7 @@ class Batch:
         self._drop_cancelled()
         if self._joining:
             self._run_prompt(self._joining)
-        if self._answering:
+        if self._active:
             self._step()
 
     def cancel(self) -> None:
@@ -124,19 +124,19 @@ class Batch:
 
     def fail(self, error: Exception) -> None:
         """End all that runs with an error."""
-        failed, self._answering, self._joining = self._prepared(), [], None
+        failed, self._active, self._joining = self._prepared(), [], None
         for prepared in failed:
             prepared.stream.end(error)
 
     def _prepared(self) -> list[Prepared]:
         """The requests that run."""
         joining = self._joining
-        return [one.prepared for one in list(self._answering)] + ([joining.prepared] if joining else [])
+        return [request.prepared for request in list(self._active)] + ([joining.prepared] if joining else [])
 
     def _drop_cancelled(self) -> None:
-        for one in [one for one in self._answering if one.prepared.stream.cancelled]:
-            one.search.close()
-            self._end(one, cancelled())
+        for request in [request for request in self._active if request.prepared.stream.cancelled]:
+            request.search.close()
+            self._end(request, cancelled())
         if self._joining and self._joining.prepared.stream.cancelled:
             self._joining.prepared.stream.end(cancelled())
             self._joining = None
@@ -144,7 +144,7 @@ class Batch:
     def _run_prompt(self, joining: Joining) -> None:
         embeds = joining.prepared.embeds
         left = len(embeds) - joining.done
-        tokens = self._pace.tokens(left, bool(self._answering)) if self._causal else left
+        tokens = self._pace.tokens(left, bool(self._active)) if self._causal else left
         start = time.perf_counter()
         logits = self._run.append(joining.row, embeds[joining.done : joining.done + tokens])
         self._pace.ran_tokens(tokens, time.perf_counter() - start)
@@ -154,74 +154,74 @@ class Batch:
         self._joining = None
         task = joining.prepared.task
         task.timer.lap("prefill")
-        answering = Answering(joining.prepared, task.search(logits), np.array([joining.row]), len(embeds))
-        self._answering.append(answering)
-        self._choose(answering, None)
+        request = Active(joining.prepared, task.search(logits), np.array([joining.row]), len(embeds))
+        self._active.append(request)
+        self._choose(request, None)
 
     def _step(self) -> None:
         """Append the ids that have been chosen to all answers, and choose the next."""
         start = time.perf_counter()
-        answering = list(self._answering)
-        sources = np.concatenate([one.rows[one.advance.rows] for one in answering])
-        ids = np.concatenate([one.advance.ids for one in answering])
+        active = list(self._active)
+        sources = np.concatenate([request.rows[request.advance.rows] for request in active])
+        ids = np.concatenate([request.advance.ids for request in active])
         order = settle(sources)
         rows = np.argsort(order)  # of each source its new row
-        parts = np.split(rows, np.cumsum([len(one.advance.rows) for one in answering])[:-1])
+        parts = np.split(rows, np.cumsum([len(request.advance.rows) for request in active])[:-1])
         before = {
             int(part[index]): earlier
-            for one, part in zip(answering, parts)
-            for index, earlier in one.advance.before.items()
+            for request, part in zip(active, parts)
+            for index, earlier in request.advance.before.items()
         }
         logits = self._run.step(sources[order], ids[order], before)
         self.steps += 1
-        for one, part in zip(answering, parts):
-            one.rows = part
-            one.length += 1 + max(map(len, one.advance.before.values()), default=0)
+        for request, part in zip(active, parts):
+            request.rows = part
+            request.length += 1 + max(map(len, request.advance.before.values()), default=0)
             if len(part) == 1:
-                one.ids += [*one.advance.before.get(0, ()), int(one.advance.ids[0])]
-            self._choose(one, logits.take(part, axis=0))
+                request.ids += [*request.advance.before.get(0, ()), int(request.advance.ids[0])]
+            self._choose(request, logits.take(part, axis=0))
         self._pace.ran_step(time.perf_counter() - start)
 
-    def _choose(self, one: Answering, logits: Any) -> None:
+    def _choose(self, request: Active, logits: Any) -> None:
         """Let a request choose its next ids by logits (rows, vocab); None where it has those of its prompt."""
-        stream, task = one.prepared.stream, one.prepared.task
+        stream, task = request.prepared.stream, request.prepared.task
         try:
-            one.advance = one.search.send(logits)
-            self.tokens += len(one.advance.chosen)
-            for piece in task.pieces(one.advance.chosen):
+            request.advance = request.search.send(logits)
+            self.tokens += len(request.advance.chosen)
+            for piece in task.pieces(request.advance.chosen):
                 stream.put(piece)
-            if not len(one.advance.rows):
-                one.search.send(None)
+            if not len(request.advance.rows):
+                request.search.send(None)
         except StopIteration as end:
             task.timer.lap("decode")
-            self._keep_prefix(one)
+            self._keep_prefix(request)
             pieces, result = task.finish(end.value)
             for piece in pieces:
                 stream.put(piece)
-            self._end(one, result)
+            self._end(request, result)
         except Exception as error:  # of this request alone: the others go on
-            self._end(one, error)
+            self._end(request, error)
 
-    def _end(self, one: Answering, result: Any) -> None:
-        self._answering.remove(one)
-        one.prepared.stream.end(result)
+    def _end(self, request: Active, result: Any) -> None:
+        self._active.remove(request)
+        request.prepared.stream.end(result)
 
-    def _keep_prefix(self, one: Answering) -> None:
+    def _keep_prefix(self, request: Active) -> None:
         """Keep the KV of a conversation for its next turn."""
-        prompt = one.prepared.embeds
-        nbytes = self._engine.saved_bytes(one.length, self._max_tokens) + one.length * prompt[0].nbytes
-        if self._causal and one.prepared.task.copies == 1 and self._prefixes.wants(one.length, nbytes):
-            embeds = np.concatenate([prompt, self._engine.embed_tokens(np.array(one.ids, np.int64))])
-            self._prefixes.keep(Prefix(embeds, self._run.save(int(one.rows[0]), one.length), nbytes))
+        prompt = request.prepared.embeds
+        nbytes = self._engine.saved_bytes(request.length, self._max_tokens) + request.length * prompt[0].nbytes
+        if self._causal and request.prepared.task.copies == 1 and self._prefixes.wants(request.length, nbytes):
+            embeds = np.concatenate([prompt, self._engine.embed_tokens(np.array(request.ids, np.int64))])
+            self._prefixes.keep(Prefix(embeds, self._run.save(int(request.rows[0]), request.length), nbytes))
 
     def _close_gaps(self) -> None:
         """Move rows so that those in use are the first ones."""
-        sources = np.concatenate([np.zeros(0, np.int64), *(one.rows for one in self._answering)])
+        sources = np.concatenate([np.zeros(0, np.int64), *(request.rows for request in self._active)])
         order = settle(sources)
         self._run.keep(sources[order])
-        parts = np.split(np.argsort(order), np.cumsum([len(one.rows) for one in self._answering])[:-1])
-        for one, rows in zip(self._answering, parts):
-            one.rows = rows
+        parts = np.split(np.argsort(order), np.cumsum([len(request.rows) for request in self._active])[:-1])
+        for request, rows in zip(self._active, parts):
+            request.rows = rows
 
 
 def settle(sources: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ class Prefixes:
     def __init__(self, memory: int) -> None:
         self._memory = memory
         self._kept: OrderedDict[int, Prefix] = OrderedDict()
-        self._numbers = 0
+        self._keys = 0
         self.nbytes = self.hits = self.misses = self.tokens = 0
 
     def find(self, embeds: np.ndarray) -> tuple[Any, int]:
@@ -36,7 +36,7 @@ class Prefixes:
 
         At least one token of the prompt is left to run. ((), 0) if none begins like it.
         """
-        lengths = {number: common_length(embeds[:-1], prefix.embeds) for number, prefix in self._kept.items()}
+        lengths = {key: common_length(embeds[:-1], prefix.embeds) for key, prefix in self._kept.items()}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best is None or lengths[best] < LEAST:
             self.misses += 1
@@ -52,14 +52,14 @@ class Prefixes:
 
     def keep(self, prefix: Prefix) -> None:
         """Keep a beginning, in place of those that it goes on from."""
-        for number, other in list(self._kept.items()):
+        for key, other in list(self._kept.items()):
             if common_length(prefix.embeds, other.embeds) == len(other.embeds):
-                self._drop(number)
-        self._numbers += 1
-        self._kept[self._numbers] = prefix
+                self._drop(key)
+        self._keys += 1
+        self._kept[self._keys] = prefix
         self.nbytes += prefix.nbytes
         while self.nbytes > self._memory:
             self._drop(next(iter(self._kept)))
 
-    def _drop(self, number: int) -> None:
-        self.nbytes -= self._kept.pop(number).nbytes
+    def _drop(self, key: int) -> None:
+        self.nbytes -= self._kept.pop(key).nbytes

@@ -319,3 +319,11 @@ def test_a_listener_is_told_of_pieces_and_then_of_the_end(vlm: VLM):
     assert [note for piece in pieces for note in piece.logprobs or ()] == generation.logprobs
     told = [piece.boxes for piece in pieces if piece.boxes is not None]
     assert not generation.boxes or told[-1] == generation.boxes
+
+
+def test_a_listener_that_fails_ends_its_request_alone(vlm: VLM):
+    with Scheduler(vlm, max_rows=2) as scheduler:
+        deaf = scheduler.submit(asked("caption", IMAGES[0]), lambda event: 1 / 0)
+        assert scheduler.submit(asked("caption", IMAGES[1])).result(60).text == vlm.generate("caption", IMAGES[1]).text
+        with pytest.raises(GenerationError, match="cancelled"):
+            deaf.result(60)
