@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_vlm.graphs.manifest import GenerationDefaults, LocationTokens, PatchTokens, Sampling
 from onnx_vlm.runtime import InputError, load
+from onnx_vlm.runtime.generation.steps import drive
 from onnx_vlm.runtime.generation.strategy import answer
 from onnx_vlm.runtime.grounding.formats import box_format
 from onnx_vlm.runtime.grounding.grammar import Constraint, Grammar, Vocabulary
@@ -87,10 +88,9 @@ def answers(one: Case, prompts: list[list[int]], length: int, seed: int, options
         {**options, "seed": seed, "max_new_tokens": length}, GenerationDefaults((one.end,), 9, 99, Sampling())
     )
     constraint = Constraint(one.grammar, length, prompts)
-    generator = answer(
-        logits(len(prompts)), lambda rows, ids: logits(len(rows)), prompts, resolved, [one.end], (), [constraint]
-    )
-    return [[found.ids for found in some] for some in fold(generator)]
+    search = answer(logits(len(prompts)), prompts, resolved, [one.end], (), [constraint])
+    found = fold(drive(search, lambda rows, ids, before: logits(len(rows))))
+    return [[answered.ids for answered in alternatives] for alternatives in found]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
