@@ -111,8 +111,8 @@ class VLM:
                 template, one user turn, or a list of chat messages. Or a list of prompts.
             images: an image or a list of them: a path, the bytes of a file, a Pillow image or an array
                 (height, width, 3) of uint8. For a list of prompts, a list with one entry, or a list, for each.
-            videos: a video or a list of them: the path of a file or of a folder with an image a frame, or an array
-                (frames, height, width, 3) of uint8. For a list of prompts as with `images`.
+            videos: a video or a list of them: the path of a file or of a folder with an image a frame, the bytes of a
+                file, or an array (frames, height, width, 3) of uint8. For a list of prompts as with `images`.
             bboxes: for each `<phrase>` of the prompt its boxes, where the model takes them: None, a box or a list of
                 boxes; a box is two patch indices, or xmin, ymin, xmax, ymax in 0..1.
             options: see `Options`.

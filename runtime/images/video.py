@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 #: Containers by FFmpeg's names. It knows some 350 more: playlists and lists that name other files, text as video.
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 
-VideoInput: TypeAlias = "str | os.PathLike[str] | np.ndarray"
+VideoInput: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray"
 
 
 def tiles(video: VideoInput, recipe: Video, limits: Limits | None = None) -> np.ndarray:
     """The sampled frames of a video as tiles, (frames, 3, height, width) of float32.
 
     Args:
-        video: the path of a file, the path of a folder with an image a frame (in the order of their names, numbers by
-            value) or an array (frames, height, width, 3) of uint8.
+        video: the path of a file, the bytes of one, the path of a folder with an image a frame (in the order of their
+            names, numbers by value) or an array (frames, height, width, 3) of uint8.
         limits: bound the pixels of a frame, before it is decoded, and the frames of a file.
 
     Raises:
@@ -58,8 +59,10 @@ def frames(video: VideoInput, count: int, limits: Limits | None = None) -> list[
                 f"a video given as an array is (frames, height, width, 3) of uint8, not {video.shape} of {video.dtype}"
             )
         return [read(video[index], limits.max_pixels) for index in sample(len(video), count)]
+    if isinstance(video, bytes):
+        return _decoded(io.BytesIO(video), f"the {len(video)} bytes given", count, limits)
     if not isinstance(video, (str, os.PathLike)):
-        raise InputError(f"a video is a path or a uint8 array, not {type(video).__name__}")
+        raise InputError(f"a video is a path, bytes or a uint8 array, not {type(video).__name__}")
     path = existing(video, "video")
     try:
         files = sorted((file for file in path.iterdir() if _is_image(file)), key=_by_number) if path.is_dir() else None

@@ -38,9 +38,13 @@ def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path: Path):
 
 
 def test_a_film_is_decoded(tmp_path: Path):
-    taken = frames(write_film(tmp_path / "film.mp4"), 4)
+    film = write_film(tmp_path / "film.mp4")
+    taken = frames(film, 4)
     assert [frame.size for frame in taken] == [(160, 96)] * 4
     assert len({frame.tobytes() for frame in taken}) == 4
+    assert [frame.tobytes() for frame in frames(film.read_bytes(), 4)] == [frame.tobytes() for frame in taken]
+    with pytest.raises(InputError, match="the 5 bytes given: the video cannot be read"):
+        frames(b"bytes", 4)
 
 
 def test_what_is_no_video_is_refused_by_name(tmp_path: Path):
