@@ -126,6 +126,7 @@ ALLOWED = {
     "runtime.grounding": {"graphs", "runtime.generation", "runtime.text"},
     "runtime.providers": {"graphs"},
     "runtime.inference": {"graphs", "runtime", "runtime.providers", "runtime.text"},
+    "runtime.server": {"graphs", "runtime", "runtime.grounding", "runtime.scheduling"},
 }
 #: The modules in the runtime's own folder that its rooms may import: they import no room themselves.
 SHARED = {"limits", "options"}

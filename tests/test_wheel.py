@@ -85,9 +85,19 @@ def test_it_is_small_and_starts_at_once(environment: Path, tmp_path: Path, figur
     figure(f"environment {size / 1e6:.0f} MB (goal 250), import onnx_vlm.runtime {seconds[2]:.3f} s (goal 0.25)")
 
 
-def test_exporting_there_says_what_to_install(environment: Path, tmp_path: Path):
-    command = [environment.with_name("onnx-vlm"), "export", tmp_path, tmp_path / "bundle"]
+@pytest.mark.parametrize(
+    ("extra", "arguments"), [("export", ["export", "checkpoint", "bundle"]), ("serve", ["serve", "bundle"])]
+)
+def test_a_missing_extra_is_named(environment: Path, tmp_path: Path, extra: str, arguments: list[str]):
+    command = [environment.with_name("onnx-vlm"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert "pip install 'onnx-vlm[export]'" in done.stderr
+    assert f"pip install 'onnx-vlm[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_page_of_the_server_is_packaged(environment: Path, tmp_path: Path):
+    code = "import onnx_vlm.runtime, pathlib; print(pathlib.Path(onnx_vlm.runtime.__file__).parent / 'server' / 'page')"
+    packaged = Path(run(environment, "-c", code, folder=tmp_path).strip())
+    source = REPOSITORY / "runtime" / "server" / "page"
+    assert {path.name for path in packaged.iterdir()} == {path.name for path in source.iterdir()}

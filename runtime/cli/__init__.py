@@ -5,7 +5,7 @@ Standard output gets answers, standard error everything else.
 
 from __future__ import annotations
 
-from . import bench, chat, doctor, export, generate, inspect, score, verify, warmup
+from . import bench, chat, doctor, export, generate, inspect, score, serve, verify, warmup
 from .console import app, main
 from .flags import expand
 
@@ -14,6 +14,7 @@ for command in (
     generate.generate,
     chat.chat,
     score.score,
+    serve.serve,
     inspect.inspect,
     verify.verify,
     bench.bench,

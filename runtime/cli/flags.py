@@ -22,6 +22,7 @@ from ..providers.options import parse
 from .console import messages
 
 if TYPE_CHECKING:
+    from ..limits import Limits
     from ..model import VLM
 
 RUN = "Where it runs"  #: a heading of `--help`
@@ -196,11 +197,11 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def load(bundle: Path, where: LoadOptions, embedding_folder: Path | None) -> VLM:
+def load(bundle: Path, where: LoadOptions, embedding_folder: Path | None, limits: Limits | None = None) -> VLM:
     """The loaded model. If "auto" passed a GPU over, standard error says why."""
     from ..model import VLM
 
-    vlm = VLM(bundle, where, embedding_folder=embedding_folder)
+    vlm = VLM(bundle, where, limits, embedding_folder)
     for reason in vlm.passed_over:
         messages.print(f"on {vlm.provider}, as {reason}", markup=False, soft_wrap=True)
     return vlm
