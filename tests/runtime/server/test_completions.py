@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,38 @@ def test_an_answer_is_cut(client: openai.OpenAI):
     messages = asking("Describe the image.", image_part())
     done = client.chat.completions.create(model="perception_lm", messages=messages, max_tokens=2, temperature=0)
     assert (done.choices[0].finish_reason, done.usage.completion_tokens) == ("length", 2)
+
+
+def test_boxes_come_as_they_are_found(running: Running, client: openai.OpenAI):
+    prompt = f"detect {SCENE.things[0].name}"
+    expected = vlm_of(running, "paligemma2").generate(prompt, shapes.draw(SCENE)).boxes
+    asked = {"model": "paligemma2", "messages": asking(prompt, image_part()), "temperature": 0}
+    deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**asked, stream=True)]
+    found = [delta.model_extra["onnx_vlm"]["boxes"] for delta in deltas if "onnx_vlm" in delta.model_extra]
+    assert [len(boxes) for boxes in found] == sorted(len(boxes) for boxes in found)
+    assert len(found) > 1
+    assert found[0]
+    assert found[-1] == [vars(box) for box in expected]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_an_answer_obeys_a_schema(client: openai.OpenAI, is_streamed: bool):
+    schema = {"type": "object", "properties": {"shape": {"enum": ["circle", "square"]}}, "required": ["shape"]}
+    schema["additionalProperties"] = False
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    asked: dict[str, Any] = {"model": "perception_lm", "messages": asking("Which shape?", image_part())}
+    done = client.chat.completions.create(**asked, temperature=0, response_format=wanted, stream=is_streamed)
+    if is_streamed:
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in done)
+    else:
+        text = done.choices[0].message.content
+    assert json.loads(text)["shape"] in ("circle", "square")
+
+
+def test_an_answer_may_be_any_json_object(client: openai.OpenAI):
+    asked: dict[str, Any] = {"model": "perception_lm", "messages": asking("Which shape?", image_part())}
+    asked |= {"temperature": 0, "max_tokens": 40, "response_format": {"type": "json_object"}}
+    assert client.chat.completions.create(**asked).choices[0].message.content.lstrip().startswith("{")
 
 
 def test_candidates_are_scored(running: Running):
