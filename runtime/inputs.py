@@ -29,12 +29,13 @@ FOREIGN_KEYS = ("url", "base64", "image_url", "video_url")
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and what it is about."""
+    """One prompt and what it is about; `media` is what has been read of it already."""
 
     prompt: PromptInput
     images: list[ImageInput]
     videos: list[VideoInput]
     bboxes: PhraseBoxes | None
+    media: Media | None = None
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ class Pipeline:
         )
 
     def encode(self, request: Request) -> EncodedRequest:
-        """Read a request's images and videos, and encode its prompt."""
-        about = self.read_media(request.images, request.videos)
+        """Read a request's images and videos, if that has not been done, and encode its prompt."""
+        about = self.read_media(request.images, request.videos) if request.media is None else request.media
         return self.encode_prompt(request.prompt, about, request.bboxes)
 
     def read_media(self, images: Sequence, videos: Sequence) -> Media:

@@ -127,6 +127,10 @@ ALLOWED = {
     "runtime.providers": {"graphs"},
     "runtime.inference": {"graphs", "runtime", "runtime.providers", "runtime.text"},
     "runtime.server": {"graphs", "runtime", "runtime.grounding", "runtime.scheduling"},
+    "runtime.batch": {
+        *("graphs", "runtime", "runtime.grounding", "runtime.images", "runtime.providers"),
+        *("runtime.scheduling", "runtime.server"),
+    },
 }
 #: The modules in the runtime's own folder that its rooms may import: they import no room themselves.
 SHARED = {"limits", "options"}
@@ -144,7 +148,7 @@ def test_which_room_imports_which():
 
 
 #: Rooms of the runtime that stand on its `VLM` and `Pipeline`.
-ABOVE = {"cli", "scheduling", "server"}
+ABOVE = {"batch", "cli", "scheduling", "server"}
 
 
 def test_rooms_of_the_runtime_import_only_what_is_below_them():

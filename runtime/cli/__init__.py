@@ -5,7 +5,7 @@ Standard output gets answers, standard error everything else.
 
 from __future__ import annotations
 
-from . import bench, chat, doctor, export, generate, inspect, score, serve, verify, warmup
+from . import batch, bench, chat, doctor, export, generate, inspect, score, serve, verify, warmup
 from .console import app, main
 from .flags import expand
 
@@ -13,6 +13,7 @@ for command in (
     export.export,
     generate.generate,
     chat.chat,
+    batch.batch,
     score.score,
     serve.serve,
     inspect.inspect,

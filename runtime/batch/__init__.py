@@ -1,0 +1,8 @@
+"""Many rows: a folder of images or a table of prompts in, a table of answers out, each row once."""
+
+from __future__ import annotations
+
+from .run import Batch, run
+from .spec import Spec
+
+__all__ = ["Batch", "Spec", "run"]

@@ -1,0 +1,108 @@
+"""What a job is: all that is known of it before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...graphs import InputError
+from ...graphs import manifest as manifests
+from ..model import VLM
+from ..options import Options, resolve
+from ..providers.load_options import LoadOptions
+from .records import FORMAT, TASKS, Recorder, Task
+from .rows import Reader
+from .worker import Worker
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How rows are answered. It can be sent to another process.
+
+    Attributes:
+        bundle: the folder that an export wrote.
+        base: the folder that relative paths of rows start from.
+        task: "generate" or "score".
+        prompt, candidates: of rows that have none.
+        options: of answers; a row's own go before them.
+        columns: by role, the name of its column where that is another.
+        carry: columns of the input that are carried along.
+        carry_as_text: carry them as text, for results whose columns have one type.
+        media_domains: hosts that images and videos may be fetched from.
+        where: the provider and its options.
+        max_rows: answers, beams and candidates that are computed together.
+        threads: how many read images.
+    """
+
+    bundle: Path
+    base: Path
+    task: Task = "generate"
+    prompt: str | None = None
+    candidates: Sequence[str] = ()
+    options: Options = field(default_factory=lambda: Options())
+    columns: Mapping[str, str] = field(default_factory=dict)
+    carry: Sequence[str] = ()
+    carry_as_text: bool = False
+    media_domains: Sequence[str] = ()
+    where: LoadOptions = field(default_factory=LoadOptions)
+    max_rows: int = 8
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise InputError(f"the task is {self.task!r}; give one of {', '.join(TASKS)}")
+        if self.task == "generate" and self.candidates:
+            raise InputError("candidates are for the task score; give that, or no candidates")
+        for name in ("max_rows", "threads"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}; give 1 or more")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that results depend on but the rows.
+
+        Raises:
+            BundleError, InputError: if there is no bundle, or an option is invalid.
+        """
+        settings = resolve(self.options, manifests.load(self.bundle).generation)
+        return {
+            "format": FORMAT,
+            "bundle": hashlib.sha256((self.bundle / MANIFEST).read_bytes()).hexdigest(),
+            "task": self.task,
+            "prompt": self.prompt,
+            "candidates": list(self.candidates),
+            "options": dataclasses.asdict(settings),
+            "columns": dict(self.columns),
+            "carry": list(self.carry),
+        }
+
+    def reader(self) -> Reader:
+        """What reads rows."""
+        return Reader(self.base, self.prompt, self.candidates, self.columns, self._fetcher())
+
+    def worker(self) -> Worker:
+        """What answers rows: the bundle is loaded."""
+        reader = self.reader()
+        recorder = Recorder(self.task, reader, self.carry, self.carry_as_text)
+        vlm = VLM(self.bundle, self.where)
+        return Worker(vlm, reader, recorder, self.task, self.options, self.max_rows, self.threads)
+
+    def _fetcher(self) -> Callable[[str], bytes] | None:
+        if not self.media_domains:
+            return None
+        try:
+            from ..server.fetch import Fetcher
+        except ImportError as error:
+            raise InputError(
+                f"fetching images needs the packages of the server ({error}); install them:"
+                " pip install 'onnx-vlm[serve]'"
+            ) from None
+        return Fetcher(self.media_domains, MOST_BYTES)
+
+
+MOST_BYTES = 1 << 28  #: of an image or a video that is fetched

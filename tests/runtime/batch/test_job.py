@@ -1,0 +1,177 @@
+"""A job's results: each row once, whenever the job is stopped, and none of another job."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import batch_fakes
+import pytest
+from batch_fakes import echo, read_results, write_rows
+from onnx_vlm.graphs import InputError
+
+ROWS = [{"prompt": f"row {index}" + " bad" * (index % 5 == 3)} for index in range(20)]
+
+
+def killed(bundle: Path, rows: Path, output: Path, moment: int, retry: bool = False) -> bool:
+    """Run a job that is killed at a moment; False if it ended before."""
+    command = [sys.executable, batch_fakes.__file__, bundle, rows, output, moment, "retry" if retry else ""]
+    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
+    assert done.returncode in (0, -9), done.stderr
+    return done.returncode != 0
+
+
+def test_a_job_that_is_killed_at_any_moment_has_each_row_once(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS[:8])
+    for moment in range(12):  # of 4 files: job.json and 3 shards
+        output = tmp_path / str(moment)
+        assert killed(bundle, rows, output, moment)
+        read_results(output)
+        progress = echo(bundle, rows, output)
+        assert (progress.done, progress.failed.total()) == (8, 1)
+        texts = [read_results(output)[str(index)]["text"] for index in range(8)]
+        assert texts == [None if "bad" in row["prompt"] else row["prompt"] for row in ROWS[:8]]
+
+
+def test_a_job_that_is_killed_again_and_again_comes_to_its_end(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    moments = random.Random(5)
+    while killed(bundle, rows, tmp_path / "out", moments.randrange(1, 9)):
+        pass
+    assert len(read_results(tmp_path / "out")) == 20
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_retry_that_is_killed_loses_nothing(bundle: Path, tmp_path: Path, moment: int):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    echo(bundle, rows, tmp_path / "out", shard_rows=3)
+    write_rows(rows, [{"prompt": f"row {index}"} for index in range(20)])
+    assert killed(bundle, rows, tmp_path / "out", moment, retry=True)
+    read_results(tmp_path / "out")
+    progress = echo(bundle, rows, tmp_path / "out", retry_errors=True)
+    assert (progress.done, progress.failed.total()) == (20, 0)
+    assert {record["text"] for record in read_results(tmp_path / "out").values()} == {f"row {i}" for i in range(20)}
+
+
+def test_failed_rows_stay_until_a_retry(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    echo(bundle, rows, tmp_path / "out")
+    write_rows(rows, [{"prompt": f"row {index}"} for index in range(20)])
+    assert echo(bundle, rows, tmp_path / "out").failed.total() == 4
+    failed = read_results(tmp_path / "out")["3"]
+    assert failed["error"] == "the prompt row 3 bad is bad"
+    assert failed["error_kind"] == "InputError: the prompt row N bad is bad"
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_an_input_may_grow(bundle: Path, tmp_path: Path, format: str):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS[:7])
+    echo(bundle, rows, tmp_path / "out", format=format)
+    first = {path: path.read_bytes() for path in (tmp_path / "out").glob("shard-*")}
+    write_rows(rows, ROWS)
+    progress = echo(bundle, rows, tmp_path / "out", format=format)
+    assert (progress.total, progress.done, progress.failed.total()) == (20, 20, 4)
+    assert all(path.read_bytes() == data for path, data in first.items())
+
+
+def test_a_row_that_has_changed_is_refused(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    echo(bundle, rows, tmp_path / "out")
+    write_rows(rows, [{"prompt": "another"}, *ROWS[1:]])
+    with pytest.raises(InputError, match="the row '0' of the input is not what it was"):
+        echo(bundle, rows, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"prompt": "other"}, "prompt"),
+        ({"options": {"max_new_tokens": 3}}, "options"),
+        ({"carry": ["prompt"]}, "carry"),
+        ({"format": "parquet"}, "output"),
+        ({"columns": {"image": "photo"}}, "columns"),
+    ],
+)
+def test_results_of_another_job_are_refused(bundle: Path, tmp_path: Path, change: dict, name: str):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    echo(bundle, rows, tmp_path / "out")
+    with pytest.raises(InputError, match=f"has results of another job: its {name} is"):
+        echo(bundle, rows, tmp_path / "out", **change)
+
+
+def test_results_of_another_bundle_are_refused(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    echo(bundle, rows, tmp_path / "out")
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in bundle.iterdir():
+        (other / path.name).symlink_to(path)
+    (other / "manifest.json").unlink()
+    text = (bundle / "manifest.json").read_text()
+    (other / "manifest.json").write_text(text.replace('"checkpoint": "', '"checkpoint": "other '))
+    with pytest.raises(InputError, match="its bundle is"):
+        echo(other, rows, tmp_path / "out")
+
+
+def test_options_that_say_what_the_bundle_says_are_no_other_ones(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    echo(bundle, rows, tmp_path / "out")
+    assert echo(bundle, rows, tmp_path / "out", options={"num_beams": 1}).done == 20
+
+
+def test_equal_ids_are_refused_before_any_work(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", [{"id": id, "prompt": "x"} for id in ("a", 1, "1")])
+    with pytest.raises(InputError, match="two rows of the input have the id '1'"):
+        echo(bundle, rows, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("shard-*"))
+
+
+def test_an_output_that_is_no_job_is_left_alone(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(InputError, match="is not empty and holds no job"):
+        echo(bundle, rows, tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        echo(bundle, rows, rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_a_job_that_has_no_results_may_become_another(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(InputError, match="'text' cannot be carried"):
+        echo(bundle, rows, tmp_path / "out", carry=["text"])
+    assert echo(bundle, rows, tmp_path / "out").done == 20
+
+
+def test_two_jobs_do_not_write_to_one_folder(bundle: Path, tmp_path: Path):
+    from onnx_vlm.runtime.batch.job import Job
+
+    with Job(tmp_path / "out", {"a": 1}), pytest.raises(InputError, match="another job writes to"):
+        Job(tmp_path / "out", {"a": 1})
+
+
+def test_results_that_were_changed_are_refused(bundle: Path, tmp_path: Path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    echo(bundle, rows, tmp_path / "out")
+    (shard,) = (tmp_path / "out").glob("shard-*")
+    (tmp_path / "out" / "shard-000001.jsonl").write_bytes(shard.read_bytes())
+    with pytest.raises(InputError, match="two results of one row"):
+        echo(bundle, rows, tmp_path / "out")
+    (tmp_path / "out" / "shard-000001.jsonl").write_text('{"id": "0"')
+    with pytest.raises(InputError, match=r"shard-000001\.jsonl cannot be read"):
+        echo(bundle, rows, tmp_path / "out")
+
+
+def test_results_come_when_a_job_is_interrupted(bundle: Path, tmp_path: Path):
+    from onnx_vlm.runtime.batch import Batch, Spec, run
+
+    def stop(record: dict) -> None:
+        if record["id"] == "6":
+            raise KeyboardInterrupt
+
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(KeyboardInterrupt):
+        run(Batch(rows, tmp_path / "out", Spec(bundle, Path())), batch_fakes.answer_by_echo, on_row=stop)
+    assert len(read_results(tmp_path / "out")) == 7
