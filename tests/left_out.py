@@ -60,6 +60,11 @@ def _has_gpu() -> bool:
     return not problem
 
 
+def chromium() -> str | None:
+    """The path of Chromium, or of a browser that is built on it."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 FOLDERS = {
     "processors/paligemma-3b-224": "processor files of google/paligemma-3b-pt-224",
     "processors/perception-lm-1b": "processor files of facebook/Perception-LM-1B",
@@ -72,6 +77,7 @@ NEEDS = {name: _folder(name, description) for name, description in FOLDERS.items
     "onnxruntime-gpu": Need(
         "instead of onnxruntime, on a machine without a GPU", lambda: _has_cuda_provider() and not _has_gpu()
     ),
+    "chromium": Need("a browser", lambda: chromium() is not None, ": apt-get install chromium"),
     "gcc, nm and readelf": Need("from gcc and binutils", lambda: all(map(shutil.which, ("gcc", "nm", "readelf")))),
 }
 

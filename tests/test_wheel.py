@@ -72,6 +72,14 @@ def test_other_families_answer_there(
     assert run(*command, folder=tmp_path).strip().endswith(shapes.caption(scene))
 
 
+def test_it_has_the_page_of_the_server(environment: Path):
+    page = Path("runtime", "server", "page")
+    (installed,) = environment.parents[1].glob("lib/python3*/site-packages/onnx_vlm")
+    names = sorted(path.name for path in (REPOSITORY / page).iterdir())
+    assert "index.html" in names
+    assert sorted(path.name for path in (installed / page).iterdir()) == names
+
+
 def test_it_is_small_and_starts_at_once(environment: Path, tmp_path: Path, figure: Callable[[str], None]):
     """Shows the size of the environment and the time of the import, which have goals and no limits here."""
     listed = run(environment, "-m", "pip", "list", "--format=freeze", folder=tmp_path).lower()
