@@ -94,14 +94,11 @@ def run(
         InputError: for an input or an output that cannot be used, ids that are not unique, or results of another job.
     """
     source = open_source(batch.input)
-    spec = dataclasses.replace(
-        batch.spec, base=source.base, carry_as_text=batch.format == "parquet" and source.types is None
-    )
+    spec = _complete(batch, source)
     reader = spec.reader()
     check_columns(source, spec, reader)
-    types = schema(spec.task, spec.carry, source.types) if batch.format == "parquet" else None
     with Job(batch.output, {**spec.fingerprint(), "output": batch.format}):
-        shards = Shards(batch.output, batch.format, types)
+        shards = _shards(batch, source)
         shards.clean()
         if batch.retry_errors:
             shards.drop_failed()
@@ -116,6 +113,22 @@ def run(
             for _ in left(source, reader, done, opened.plan):
                 pass
     return progress
+
+
+def open_results(batch: Batch) -> tuple[Source, Reader, Shards]:
+    """The input and the results of a job that has ended."""
+    source = open_source(batch.input)
+    return source, _complete(batch, source).reader(), _shards(batch, source)
+
+
+def _complete(batch: Batch, source: Source) -> Spec:
+    as_text = batch.format == "parquet" and source.types is None
+    return dataclasses.replace(batch.spec, base=source.base, carry_as_text=as_text)
+
+
+def _shards(batch: Batch, source: Source) -> Shards:
+    types = schema(batch.spec.task, batch.spec.carry, source.types) if batch.format == "parquet" else None
+    return Shards(batch.output, batch.format, types)
 
 
 def check_columns(source: Source, spec: Spec, reader: Reader) -> None:

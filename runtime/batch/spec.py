@@ -96,13 +96,22 @@ class Spec:
         if not self.media_domains:
             return None
         try:
+            from ..server.errors import APIError
             from ..server.fetch import Fetcher
         except ImportError as error:
             raise InputError(
                 f"fetching images needs the packages of the server ({error}); install them:"
                 " pip install 'onnx-vlm[serve]'"
             ) from None
-        return Fetcher(self.media_domains, MOST_BYTES)
+        fetcher = Fetcher(self.media_domains, MOST_BYTES)
+
+        def fetch(url: str) -> bytes:
+            try:
+                return fetcher(url)
+            except APIError as error:
+                raise InputError(f"{url:.300}: {error}") from None
+
+        return fetch
 
 
 MOST_BYTES = 1 << 28  #: of an image or a video that is fetched

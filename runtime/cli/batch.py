@@ -60,6 +60,12 @@ def batch(
         bool, typer.Option("--retry-errors", help="Answer rows anew that failed before.", rich_help_panel=JOB)
     ] = False,
     shard_rows: Annotated[int, typer.Option(metavar="N", help="Results in one file.", rich_help_panel=JOB)] = 256,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            parser=flags.parse_path, metavar="PATH", help="Write a page about the results.", rich_help_panel=JOB
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each event.", rich_help_panel=JOB)
     ] = False,
@@ -103,6 +109,12 @@ def batch(
     if not as_json:
         messages.print(summary(progress))
         messages.print(f"the results are in [bold]{escape(str(output))}[/]", soft_wrap=True)
+    if report is not None:
+        from ..batch.report import write_report
+
+        write_report(report, asked, progress)
+        if not as_json:
+            messages.print(f"wrote [bold]{escape(str(report))}[/]")
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

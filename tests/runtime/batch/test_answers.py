@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -66,8 +67,14 @@ def test_the_command_answers_about_a_folder(bundle: Path, folder: Path, expected
     assert (events[-1]["event"], events[-1]["done"], events[-1]["failed"]) == ("end", ANSWERED, 1)
     assert list(events[-1]["errors"].values()) == [1]
     assert str(folder / f"{BROKEN:02}.png") in read_results(tmp_path / "out")[f"{BROKEN:02}.png"]["error"]
-    again = run_command(*command)
+    again = run_command(*command, "--report", tmp_path / "report.html")
     assert again.returncode == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 12
+    assert all(
+        text in page for text in ("<title>out: 23 of 24 rows", "Tokens of an answer", "the image cannot be read")
+    )
+    assert not re.search(r"(src|href)=.(?!data:)", page)
     assert f"{ANSWERED} of {ANSWERED} rows have results" in again.stderr
     other = run_command(*command, "--max-new-tokens", 2)
     assert other.returncode == 2
