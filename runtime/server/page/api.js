@@ -87,8 +87,8 @@ async function request(path, options = {}) {
 
 /** Why a request was refused: in the server's words where it has some. */
 async function explanation(response) {
-  const told = await response.json().then((body) => body.error?.message, () => null);
-  const text = sentence(told || `The server answered with status ${response.status}`);
+  const message = await response.json().then((body) => body.error?.message, () => null);
+  const text = sentence(message || `The server answered with status ${response.status}`);
   const seconds = response.headers.get("Retry-After");
   return seconds && response.status === 429 ? `${text} Try again in ${seconds} s.` : text;
 }

@@ -11,22 +11,22 @@ const TAG = /<[^<>]*(>|$)/g;
  * Boxes are in pixels of the image that was sent; `scale` is how much larger the shown one is. A phrase is
  * {start, end, boxes}, in characters of `caption`; `boxes` are numbers.
  */
-export function regions(told, scale) {
-  const labels = [...new Set([...(told.boxes ?? []), ...(told.masks ?? [])].map((region) => region.label))];
+export function regions(grounding, scale) {
+  const labels = [...new Set([...(grounding.boxes ?? []), ...(grounding.masks ?? [])].map((region) => region.label))];
   const colour = (label) => PALETTE[labels.indexOf(label) % PALETTE.length];
-  const boxes = (told.boxes ?? []).map((box, number) => ({ ...scaled(box, scale), number, colour: colour(box.label) }));
-  const masks = (told.masks ?? [])
+  const boxes = (grounding.boxes ?? []).map((box, number) => ({ ...scaled(box, scale), number, colour: colour(box.label) }));
+  const masks = (grounding.masks ?? [])
     .filter((mask) => mask.pixels)
     .map((mask) => {
-      const number = told.boxes.findIndex((box) => EDGES.every((edge) => box[edge] === mask.box[edge]));
+      const number = grounding.boxes.findIndex((box) => EDGES.every((edge) => box[edge] === mask.box[edge]));
       return { label: mask.label, number, pixels: mask.pixels, colour: colour(mask.label) };
     });
   let number = 0;
-  const phrases = (told.entities ?? []).map((entity) => {
+  const phrases = (grounding.entities ?? []).map((entity) => {
     const numbers = entity.boxes.map(() => number++); // boxes stand in the order of the entities
     return { start: entity.start, end: entity.end, boxes: numbers, colour: colour(entity.label) };
   });
-  return { boxes, masks, phrases, caption: told.caption ?? null };
+  return { boxes, masks, phrases, caption: grounding.caption ?? null };
 }
 
 /** A text as people read it: without the tags that stand for boxes, one that is still coming included. */

@@ -23,7 +23,7 @@ export function forgetRemoved() {
 }
 
 function light(numbers) {
-  for (const [element, its] of members) element.classList.toggle("lit", [...its].some((number) => numbers.has(number)));
+  for (const [element, linked] of members) element.classList.toggle("lit", [...linked].some((number) => numbers.has(number)));
   document.body.classList.toggle("lighting", numbers.size > 0);
   listener(numbers);
 }

@@ -182,7 +182,7 @@ function fail(exchange, error) {
 }
 
 function speed(exchange, { start, first, tokens, note }) {
-  const rate = exchange.told.timings?.tokens_per_second;
+  const rate = exchange.grounding.timings?.tokens_per_second;
   const parts = [];
   if (first) parts.push(`${((first - start) / 1000).toFixed(2)} s to first token`);
   if (rate) parts.push(`${rate < 10 ? rate.toFixed(1) : Math.round(rate)} tokens/s`);

@@ -26,7 +26,7 @@ const PRESETS = {
 /** What to offer for a model: {label, does, example, before, after, hasGap}. */
 export function presets({ boxes, tasks }) {
   const offered = PRESETS[boxes ?? "text"] ?? PRESETS.text;
-  const rows = Object.entries(offered).flatMap(([task, some]) => (tasks.includes(task) ? some : []));
+  const rows = Object.entries(offered).flatMap(([task, prompts]) => (tasks.includes(task) ? prompts : []));
   return rows.map(([label, does, example, before, after]) => ({
     label, does, example, before, after: after ?? "", hasGap: after !== undefined,
   }));

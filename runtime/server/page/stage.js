@@ -4,30 +4,30 @@ import { forgetRemoved, link, onLight } from "./links.js";
 import { drawn } from "./masks.js";
 import * as rulers from "./rulers.js";
 
-const [mat, empty, plate, sheet, picture, masks, boxes, strip, about, readout] = [
+const [mat, empty, plate, sheet, imageElement, masks, boxes, strip, about, readout] = [
   "mat", "empty", "plate", "sheet", "image", "masks", "boxes", "strip", "about", "readout",
 ].map((id) => document.getElementById(id));
 const LARGEST = 4; // how much an image is enlarged at most
 const LABEL = 24; // CSS pixels that a label takes above its box
 
 let image = null;
-let shown = []; // the boxes
-let lit = [];
+let shownBoxes = [];
+let litBoxes = [];
 let scale = 1;
 
 new ResizeObserver(layOut).observe(mat);
 onLight((numbers) => {
-  lit = shown.filter((box) => numbers.has(box.number));
-  readout.textContent = lit.length === 1 ? measures(lit[0]) : "";
-  if (image) rulers.draw(image.width, image.height, scale, lit);
+  litBoxes = shownBoxes.filter((box) => numbers.has(box.number));
+  readout.textContent = litBoxes.length === 1 ? measures(litBoxes[0]) : "";
+  if (image) rulers.draw(image.width, image.height, scale, litBoxes);
 });
 
 /** Show an image as `image.js` reads it. */
-export function showImage(next) {
+export function showImage(newImage) {
   if (image) URL.revokeObjectURL(image.url);
-  image = next;
-  picture.src = image.url;
-  picture.alt = `The image ${image.name}`;
+  image = newImage;
+  imageElement.src = image.url;
+  imageElement.alt = `The image ${image.name}`;
   about.replaceChildren(part("name", image.name), part("size", `${image.width} × ${image.height}`));
   if (image.sent.width !== image.width) {
     const size = `${image.sent.width} × ${image.sent.height}`;
@@ -44,20 +44,20 @@ export function clear() {
 }
 
 /** Show the boxes and masks of an answer, as `grounding.js` returns them. */
-export function showRegions({ boxes: next, masks: nextMasks }) {
-  const bySize = [...next].sort((a, b) => area(b) - area(a));
-  next.forEach((box, index) => {
+export function showRegions({ boxes: newBoxes, masks: newMasks }) {
+  const bySize = [...newBoxes].sort((a, b) => area(b) - area(a));
+  newBoxes.forEach((box, index) => {
     const button = boxes.children[index] ?? boxes.appendChild(newBox(box.number));
     button.style.setProperty("--colour", box.colour);
     button.style.zIndex = bySize.indexOf(box) + 1; // a small box stays above one around it
     button.setAttribute("aria-label", `${box.label || "box"}, ${measures(box)}`);
     button.firstChild.textContent = box.label;
   });
-  while (boxes.children.length > next.length) boxes.lastChild.remove();
-  masks.replaceChildren(...nextMasks.map(newMask));
+  while (boxes.children.length > newBoxes.length) boxes.lastChild.remove();
+  masks.replaceChildren(...newMasks.map(newMask));
   forgetRemoved();
-  shown = next;
-  lit = [];
+  shownBoxes = newBoxes;
+  litBoxes = [];
   layBoxes();
 }
 
@@ -91,14 +91,14 @@ function layOut() {
   scale = Math.max(0, Math.min(room[0] / image.width, room[1] / image.height, LARGEST));
   sheet.style.width = `${image.width * scale}px`;
   sheet.style.height = `${image.height * scale}px`;
-  rulers.draw(image.width, image.height, scale, lit);
+  rulers.draw(image.width, image.height, scale, litBoxes);
   layBoxes();
 }
 
 /** Boxes are laid in percent of the image; where their labels go depends on its size. */
 function layBoxes() {
   if (!image) return;
-  shown.forEach((box, index) => {
+  shownBoxes.forEach((box, index) => {
     const button = boxes.children[index];
     button.style.left = `${(100 * box.xmin) / image.width}%`;
     button.style.top = `${(100 * box.ymin) / image.height}%`;

@@ -5,13 +5,13 @@ import { forgetRemoved, link } from "./links.js";
 import { measures, showRegions } from "./stage.js";
 
 const log = document.getElementById("log");
-let shown = null;
+let shownExchange = null;
 
 /** Remove all questions and answers. */
 export function clear() {
   for (const old of log.querySelectorAll(".exchange")) old.remove();
   forgetRemoved();
-  shown = null;
+  shownExchange = null;
 }
 
 /** A question and its answer. */
@@ -20,7 +20,7 @@ export class Exchange {
   constructor(question, kind, scale) {
     this.question = question;
     this.text = "";
-    this.told = {};
+    this.grounding = {};
     this.regions = regions({}, scale);
     [this.kind, this.scale] = [kind, scale];
     this.root = node("article", "exchange");
@@ -38,22 +38,22 @@ export class Exchange {
 
   /** Show this answer's boxes on the image. */
   show() {
-    if (shown === this) return;
-    shown?.root.classList.remove("shown");
+    if (shownExchange === this) return;
+    shownExchange?.root.classList.remove("shown");
     this.root.classList.add("shown");
-    shown = this;
+    shownExchange = this;
     showRegions(this.regions);
   }
 
   /** Add text, and what can be read of boxes by now. */
-  add(text, told) {
+  add(text, grounding) {
     this.text += text;
-    if (told) {
-      this.told = told;
-      this.regions = regions(told, this.scale);
-      if (shown === this) showRegions(this.regions);
+    if (grounding) {
+      this.grounding = grounding;
+      this.regions = regions(grounding, this.scale);
+      if (shownExchange === this) showRegions(this.regions);
     }
-    if (text || told) this.render();
+    if (text || grounding) this.render();
   }
 
   /** The answer is complete, was stopped ("stopped") or has failed ("failed", with the problem as a sentence). */
@@ -101,12 +101,12 @@ export class Exchange {
 /** The labels and how often each is there. */
 function summary(boxes) {
   const paragraph = node("p", "prose");
-  for (const [label, its] of byLabel(boxes)) {
+  for (const [label, labelled] of byLabel(boxes)) {
     const phrase = node("button", "phrase", label || "…");
-    linked(phrase, its.map((box) => box.number), its[0].colour);
+    linked(phrase, labelled.map((box) => box.number), labelled[0].colour);
     if (paragraph.firstChild) paragraph.append(", ");
     paragraph.append(phrase);
-    if (its.length > 1) paragraph.append(node("span", "times", ` × ${its.length}`));
+    if (labelled.length > 1) paragraph.append(node("span", "times", ` × ${labelled.length}`));
   }
   return paragraph;
 }
