@@ -76,7 +76,8 @@ def page(version: str) -> str:
     bodies = "".join(_body(name, schemas[name]) for name in sorted(schemas, key=lambda name: name.endswith("Part")))
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<title>onnx-vlm</title><link rel="stylesheet" href="/docs/style.css"><h1>onnx-vlm {escape(version)}</h1>'
+        '<title>onnx-vlm</title><link rel="icon" href="/page/icon.svg"><link rel="stylesheet" href="/docs/style.css">'
+        f"<h1>onnx-vlm {escape(version)}</h1>"
         f"{paths}<h2>Bodies</h2>{bodies}<h2>Errors</h2>{_table(('status', ''), list(STATUSES.items()))}</html>"
     )
 

@@ -65,11 +65,11 @@ export class Exchange {
   }
 
   render(problem = "") {
-    const { boxes, caption } = this.regions;
+    const { boxes, phrases, caption } = this.regions;
     const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80; // not scrolled back by the reader
     const parts = [];
     if (this.kind === "locations" && boxes.length) parts.push(summary(boxes), list(boxes));
-    else if (caption !== null) parts.push(this.prose(caption));
+    else if (phrases.length) parts.push(this.prose(caption));
     else {
       const text = this.kind === "locations" ? withoutTags(this.text) : this.text;
       if (text.trim()) parts.push(node("p", "prose", text.trim()));

@@ -158,6 +158,8 @@ def test_phrases_of_a_caption_are_linked_to_their_boxes(page: Page, bundles: Cal
     assert np.allclose(boxes(page, *SIZE), [edges(box) for box in expected.boxes], atol=0.5)
     page.hover(".phrase >> nth=1")
     assert lit(page, ".box") == [False, True]
+    ask(page, "Question: how many circles? Answer:")  # without phrases the prompt is not repeated
+    assert page.locator(".exchange:last-child .prose").inner_text() == str(scene.count("circle"))
 
 
 def test_a_conversation_goes_on(page: Page, bundles: Callable[..., Path], drawn: Path, scene: shapes.Scene):

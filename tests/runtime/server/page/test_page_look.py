@@ -144,6 +144,11 @@ def test_the_policy_forbids_scripts_styles_and_other_servers(page: Page):
     assert page.locator("#styled").is_visible()
 
 
+def test_a_link_leads_to_the_description_of_the_api(page: Page):
+    page.click("text=API for programs")
+    page.wait_for_selector("text=POST /v1/chat/completions")
+
+
 def test_the_page_has_no_code_outside_its_modules():
     html = (PAGE / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"style=|\son\w+=|<style|<script(?![^>]* src=)|javascript:|https?:", html)
