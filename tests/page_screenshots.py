@@ -1,4 +1,4 @@
-"""Makes the screenshots of the server's page in docs: `python tests/page_screenshots.py BUNDLE IMAGE PROMPT...`."""
+"""Makes a screenshot of the server's page in docs: `python tests/page_screenshots.py NAME BUNDLE IMAGE PROMPT...`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = 192  #: in a file, so that it stays small
 
 
 def shoot(browser: Browser, address: str, image: Path, prompts: list[str], name: str) -> None:
-    """Ask the prompts about the image, point at the first box, and save what is to be seen."""
+    """Ask the prompts about the image, point at the first row or phrase, and save what is to be seen."""
     width, height, scheme = SHOTS[name]
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -36,7 +36,7 @@ def shoot(browser: Browser, address: str, image: Path, prompts: list[str], name:
     for prompt in prompts:
         ask(page, prompt)
     if width > 600:
-        page.hover(".shown .row >> nth=0")
+        page.hover(".shown .row, .shown .phrase >> nth=0")
     seen = Image.open(io.BytesIO(page.screenshot()))
     seen.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(REPOSITORY / "docs" / name, optimize=True)
     context.close()
@@ -44,13 +44,13 @@ def shoot(browser: Browser, address: str, image: Path, prompts: list[str], name:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=SHOTS)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("image", type=Path)
     parser.add_argument("prompts", nargs="+")
     arguments = parser.parse_args()
     with serve(arguments.bundle) as address, chromium_browser() as browser:
-        for name in SHOTS:
-            shoot(browser, address, arguments.image, arguments.prompts, name)
+        shoot(browser, address, arguments.image, arguments.prompts, arguments.name)
 
 
 if __name__ == "__main__":
