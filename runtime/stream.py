@@ -51,7 +51,7 @@ class Stream(Iterator[str]):
     def _next(self) -> str:
         while self._generation is None:
             try:
-                piece = self._text.add([chosen.id for chosen in next(self._tokens)])
+                piece = self._text.add([token.id for token in next(self._tokens)])
             except StopIteration as end:
                 if end.value is None:  # closed before
                     break

@@ -68,15 +68,15 @@ def decode(
             new.append(list(_until_end(tokens, answer, stop, max_new_tokens)))
             history[index] += new[-1]
             going.append(not (len(answer) == max_new_tokens or stop(answer)))
-        chosen = [token for tokens in new for token in tokens]
-        kept = fill_gaps(np.array(going))
-        if not len(kept):
-            yield Advance(chosen)
+        new_tokens = [token for tokens in new for token in tokens]
+        order = fill_gaps(np.array(going))
+        if not len(order):
+            yield Advance(new_tokens)
             return history
-        rows, indices = rows[kept], indices[kept]
-        runs = [[token.id for token in new[position]] for position in kept]
+        rows, indices = rows[order], indices[order]
+        runs = [[token.id for token in new[position]] for position in order]
         before = {position: ids[:-1] for position, ids in enumerate(runs) if len(ids) > 1}
-        logits = yield Advance(chosen, rows, np.array([ids[-1] for ids in runs]), before)
+        logits = yield Advance(new_tokens, rows, np.array([ids[-1] for ids in runs]), before)
         rows = np.arange(len(rows))
 
 
