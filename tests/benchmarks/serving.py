@@ -1,13 +1,13 @@
 """How fast the server answers many clients at once, beside `generate` alone and llama.cpp's server, in one run.
 
-    python tests/benchmarks/serving.py BUNDLE [--clients 1 4 8 16] [--requests N] [--rate R] [--images]
-                                       [--llama LLAMA.gguf --python PYTHON]
+    python tests/benchmarks/serving.py BUNDLE [--clients 1 4 8 16] [--requests N] [--rate R] [--image own|one]
+                                       [--words N] [--new-tokens N] [--llama LLAMA.gguf --python PYTHON]
 
 `real_size.py --keep` makes bundles of true dimensions, `peers.py` the file for llama.cpp; PYTHON is the interpreter of
 an environment with xllamacpp, which carries llama.cpp's server. Every server is a process; only one works at a time. A
-request has a prompt of its own, about 256 tokens, and an answer of 64; with `--images` an image of its own instead.
-Clients are a closed loop: each asks again as soon as it is answered. `--rate` lets requests arrive at random instead,
-so many a second.
+request has a prompt of its own, of --words words, and an answer of --new-tokens tokens; with `--image own` an image of
+its own too, with `--image one` all ask about the same image. Clients are a closed loop: each asks again as soon as it
+is answered. `--rate` lets requests arrive at random instead, so many a second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from statistics import median
 from typing import Any
 
 WORDS = ("picture", "of", "a", "garden", "with", "three", "old", "trees", "and", "one", "red", "bench", "near", "water")
-NEW_TOKENS, PROMPT_WORDS = 64, 230
 HOST = "127.0.0.1"
 
 
@@ -51,17 +50,18 @@ class OpenAI:
 
     path = "/v1/chat/completions"
 
-    def __init__(self, images: bool) -> None:
-        self._images = images
+    def __init__(self, words: int, new_tokens: int, image: str | None) -> None:
+        self._words, self._new_tokens, self._image = words, new_tokens, image
 
     def body(self, number: int) -> dict[str, Any]:
-        words = random.Random(number).choices(WORDS, k=8 if self._images else PROMPT_WORDS)
+        words = random.Random(number).choices(WORDS, k=self._words)
         content: list[dict[str, Any]] = [{"type": "text", "text": " ".join(words)}]
-        if self._images:
-            content.insert(0, {"type": "image_url", "image_url": {"url": _image(number)}})
+        if self._image:
+            url = _image(number if self._image == "own" else 0)
+            content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         return {
             "messages": [{"role": "user", "content": content}],
-            "max_tokens": NEW_TOKENS,
+            "max_tokens": self._new_tokens,
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -79,14 +79,14 @@ class Llama:
 
     path = "/completion"
 
-    def __init__(self, prompt_tokens: int) -> None:
-        self._prompt_tokens = prompt_tokens
+    def __init__(self, prompt_tokens: int, new_tokens: int) -> None:
+        self._prompt_tokens, self._new_tokens = prompt_tokens, new_tokens
 
     def body(self, number: int) -> dict[str, Any]:
         ids = random.Random(number).choices(range(10, 120_000), k=self._prompt_tokens)
         return {
             "prompt": ids,
-            "n_predict": NEW_TOKENS,
+            "n_predict": self._new_tokens,
             "ignore_eos": True,
             "temperature": 0,
             "stream": True,
@@ -219,10 +219,10 @@ class Process:
         self.process.wait()
 
 
-def alone(bundle: Path, port: int, requests: int) -> str:
+def alone(bundle: Path, port: int, peer: OpenAI, new_tokens: int, requests: int) -> str:
     """A client's tokens a second beside those of `generate`, in turns."""
-    peer, ours, theirs = OpenAI(False), [], []
-    generate = Process([sys.executable, "-c", GENERATE, bundle, NEW_TOKENS], lambda line: line == "ready\n")
+    ours, theirs = [], []
+    generate = Process([sys.executable, "-c", GENERATE, bundle, new_tokens], lambda line: line == "ready\n")
     for number in range(requests + 1):
         seconds, tokens = generate.ask(peer.body(10**7 + number)["messages"][0]["content"][0]["text"])
         start = time.perf_counter()
@@ -242,7 +242,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--requests", type=int, default=3, help="for each client")
     parser.add_argument("--rate", type=float, help="requests a second that arrive at random")
-    parser.add_argument("--images", action="store_true")
+    parser.add_argument("--image", choices=["own", "one"])
+    parser.add_argument("--words", type=int, default=230)
+    parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--llama", type=Path)
     parser.add_argument("--python", default=sys.executable)
     options = parser.parse_args()
@@ -250,19 +252,20 @@ def main() -> None:
     command = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()", "serve", options.bundle]
     server = Process([*command, "--port", "0", "--max-rows", 8], lambda line: "http://" in line)
     port = int(server.line.rsplit(":", 1)[1].split("/")[0].split()[0])
-    warm = asyncio.run(_patiently(port, OpenAI(options.images)))
-    if not options.images:
-        print(alone(options.bundle, port, 3 * options.requests), flush=True)
-    print(f"Prompts of {warm.prompt_tokens} tokens, answers of {NEW_TOKENS}.\n")
+    ours = OpenAI(options.words, options.new_tokens, options.image)
+    warm = asyncio.run(_patiently(port, ours))
+    if not options.image:
+        print(alone(options.bundle, port, ours, options.new_tokens, 3 * options.requests), flush=True)
+    print(f"Prompts of {warm.prompt_tokens} tokens, answers of {options.new_tokens}.\n")
     print("| | requests/s | tokens/s | first token, s | 99th | between tokens, ms | 99th | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     llama = None
     if options.llama:
         started = [options.python, "-c", LLAMA, options.llama, port + 1, 8]
         llama = Process(started, lambda line: line.startswith("http"))
-    contestants = {"ours": (port, OpenAI(options.images))}
+    contestants: dict[str, tuple[int, OpenAI | Llama]] = {"ours": (port, ours)}
     if llama:
-        contestants["llama.cpp"] = (port + 1, Llama(warm.prompt_tokens))
+        contestants["llama.cpp"] = (port + 1, Llama(warm.prompt_tokens, options.new_tokens))
     for clients in options.clients:
         for name, (at, peer) in contestants.items():
             start = time.perf_counter()
