@@ -16,7 +16,7 @@ import httpx
 import openai
 import pytest
 from onnx_vlm.runtime.scheduling.batch import Batch
-from onnx_vlm.runtime.server import app
+from onnx_vlm.runtime.server import app, process
 from onnx_vlm.runtime.server.app import Access
 from onnx_vlm.runtime.server.body import Bodies
 from onnx_vlm.runtime.server.models import Models
@@ -171,6 +171,17 @@ def test_a_reader_that_takes_nothing_does_not_stop_others(running: Running):
             piece = connection.recv(1 << 16)
             assert piece
             text += piece
+        server.until_idle()
+
+
+def test_a_reader_that_never_reads_is_dropped(running: Running, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(process, "STALLED", 1)
+    body = json.dumps(LONG | {"stream": True, "logprobs": True, "top_logprobs": 20}).encode()
+    with serving(running.models, send_buffer=8192) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        connection.connect(server.address)
+        connection.sendall(head(len(body)) + body)
+        wait_for(lambda: server.guard.active == 1)
         server.until_idle()
 
 
