@@ -45,7 +45,7 @@ class Model:
 
 def facts(manifest: Manifest) -> dict[str, Any]:
     """What a bundle can do, by the behaviours that its manifest describes."""
-    prompt, grounding, proof = manifest.prompt, manifest.grounding, manifest.proof
+    prompt, grounding = manifest.prompt, manifest.grounding
     masks = contract.MASK_DECODER in manifest.graphs
     images = (prompt.min_images, prompt.max_images) if isinstance(prompt, TextPrompt) else (0, None)
     tasks = {
@@ -64,7 +64,6 @@ def facts(manifest: Manifest) -> dict[str, Any]:
             "conversation": isinstance(prompt, ChatPrompt),
             "bboxes": isinstance(grounding, PatchTokens),
         },
-        "examples": [] if proof is None else list(dict.fromkeys(proof.prompts or [proof.prompt])),
         "boxes": None if grounding is None else grounding.kind,
         "masks": masks,
         "max_positions": manifest.generation.max_positions,

@@ -15,6 +15,7 @@ import pytest
 from onnx_vlm.runtime.server import guard
 from onnx_vlm.runtime.server.app import Access
 from onnx_vlm.runtime.server.models import Models
+from onnx_vlm.runtime.server.protocol import ChatRequest
 from PIL import Image
 from server_helpers import Running, asking, data_uri, image_part, png, serving, wait_for
 
@@ -107,6 +108,37 @@ def test_what_asks_for_nothing_is_let_be(running: Running, fields: dict[str, Any
         plain = client.post(CHAT, json=HELLO).json()
         answer = client.post(CHAT, json=HELLO | fields).json()
     assert answer["choices"][0]["message"]["content"] == plain["choices"][0]["message"]["content"]
+
+
+ODD = [
+    True,
+    0,
+    -1,
+    3,
+    0.5,
+    1e308,
+    10**30,
+    "",
+    "x",
+    "\x00",
+    [],
+    [[]],
+    [None],
+    {},
+    {"type": "object"},
+    [[0.1, 0.1, 2, 2]],
+]
+
+
+@pytest.mark.parametrize("field", ChatRequest.model_fields)
+def test_no_value_of_a_field_is_an_unexpected_error(running: Running, field: str):
+    with running.http() as client:
+        for value in ODD:
+            answer = client.post(CHAT, json=HELLO | {"max_tokens": 2, field: value})
+            assert answer.status_code in (200, 400, 404, 422), (value, answer.text)
+            if answer.status_code != 200:
+                error_of(answer, answer.status_code)
+    running.until_idle()
 
 
 @pytest.mark.parametrize(
