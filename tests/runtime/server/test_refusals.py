@@ -110,24 +110,7 @@ def test_what_asks_for_nothing_is_let_be(running: Running, fields: dict[str, Any
     assert answer["choices"][0]["message"]["content"] == plain["choices"][0]["message"]["content"]
 
 
-ODD = [
-    True,
-    0,
-    -1,
-    3,
-    0.5,
-    1e308,
-    10**30,
-    "",
-    "x",
-    "\x00",
-    [],
-    [[]],
-    [None],
-    {},
-    {"type": "object"},
-    [[0.1, 0.1, 2, 2]],
-]
+ODD = [True, -1, 0.5, 10**30, "", "\x00", [], [None], {"type": "object"}, [[0.1, 0.1, 2, 2]]]
 
 
 @pytest.mark.parametrize("field", ChatRequest.model_fields)
