@@ -7,6 +7,7 @@ silently.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections import defaultdict
@@ -78,6 +79,7 @@ NEEDS = {name: _folder(name, description) for name, description in FOLDERS.items
         "instead of onnxruntime, on a machine without a GPU", lambda: _has_cuda_provider() and not _has_gpu()
     ),
     "chromium": Need("a browser", lambda: chromium() is not None, ": apt-get install chromium"),
+    "ray": Need("which is large: pip install 'onnx-vlm[ray]'", lambda: importlib.util.find_spec("ray") is not None),
     "gcc, nm and readelf": Need("from gcc and binutils", lambda: all(map(shutil.which, ("gcc", "nm", "readelf")))),
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-ROOTS = ("graphs", "export", "runtime")
+ROOTS = ("batch", "graphs", "export", "runtime")
 
 
 def room_of(module: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import onnx_vlm.batch
 import onnx_vlm.export
 import onnx_vlm.graphs
 import onnx_vlm.runtime
@@ -16,7 +17,7 @@ from helpers import REPOSITORY
 from onnx_vlm.graphs.errors import EXPORT_PACKAGES, explain_import_error
 from room_imports import arrows
 
-ROOMS = ("graphs", "export", "runtime")
+ROOMS = ("batch", "graphs", "export", "runtime")
 HEAVY = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "onnx_ir")
 
 
@@ -45,12 +46,13 @@ def test_public_names():
         "draw",
         "load",
     ]
+    assert onnx_vlm.batch.__all__ == ["Batch", "Predictor", "ProcessorConfig", "Spec", "build_processor", "run"]
     assert onnx_vlm.export.__all__ == ["export_model", "register"]
-    for module in (onnx_vlm.graphs, onnx_vlm.export, onnx_vlm.runtime):
+    for module in (onnx_vlm.batch, onnx_vlm.graphs, onnx_vlm.export, onnx_vlm.runtime):
         assert all(hasattr(module, name) for name in module.__all__)
 
 
-@pytest.mark.parametrize("module", ["onnx_vlm.runtime", "onnx_vlm.runtime.cli", "onnx_vlm.graphs"])
+@pytest.mark.parametrize("module", ["onnx_vlm.batch", "onnx_vlm.runtime", "onnx_vlm.runtime.cli", "onnx_vlm.graphs"])
 def test_runtime_and_contract_import_nothing_heavy(module: str):
     code = f"""
 import sys
@@ -60,7 +62,7 @@ import {module}
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("room", ["runtime", "graphs"])
+@pytest.mark.parametrize("room", ["batch", "runtime", "graphs"])
 def test_no_source_of_runtime_or_contract_names_what_it_may_not_import(room: str):
     for path in sources(room):
         heavy = re.findall(rf"^\s*(?:import|from) ({'|'.join(HEAVY)})\b", path.read_text(), re.MULTILINE)
@@ -118,6 +120,7 @@ def test_no_module_has_more_than_250_lines():
 
 #: For each room, the other rooms that it may import.
 ALLOWED = {
+    "batch": {"runtime.batch"},
     "graphs": set(),
     "graphs.transforms": {"graphs"},
     "runtime.generation": {"graphs", "runtime"},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .predictor import Predictor, ProcessorConfig, build_processor
 from .run import Batch, run
 from .spec import Spec
 
-__all__ = ["Batch", "Spec", "run"]
+__all__ = ["Batch", "Predictor", "ProcessorConfig", "Spec", "build_processor", "run"]

@@ -34,11 +34,13 @@ class Row:
 
     Attributes:
         id: its name in the results.
+        index: where it stands in the input.
         cells: what was read.
         digest: of all that it asks, so that a changed row is told from what it was; 0 if it cannot be read.
     """
 
     id: str
+    index: int
     cells: Cells
     digest: int
 
@@ -81,7 +83,7 @@ class Reader:
     def rows(self, cells: Iterable[Cells]) -> Iterator[Row]:
         """The rows of an input."""
         for index, row in enumerate(cells):
-            yield Row(self.id(row, index), row, self._digest(row))
+            yield Row(self.id(row, index), index, row, self._digest(row))
 
     def id(self, cells: Cells, index: int) -> str:
         """The id of a row: its cell, or else its index."""
@@ -172,7 +174,9 @@ def _from_text(value: Any) -> Any:
 
 
 def _option(name: str, value: Any) -> Any:
-    """The value of an option, out of a text where a cell is one."""
+    """The value of an option, out of a text where a cell is one, or a float where a column has gaps."""
+    if isinstance(value, float) and OPTIONS[name].type is int and value.is_integer():
+        return int(value)
     if not isinstance(value, str) or OPTIONS[name].type is str:
         return value
     try:

@@ -69,7 +69,8 @@ Answer: TypeAlias = Callable[[Opened], AbstractContextManager[Iterator[Record]]]
 def answer_here(opened: Opened) -> Iterator[Iterator[Record]]:
     """Answer rows in this process."""
     with opened.spec.worker() as worker:
-        yield worker.answer(left(opened.source, opened.reader, opened.done, opened.plan))
+        rows = left(opened.source, opened.reader, opened.done, opened.plan)
+        yield (record for _, record in worker.answer(rows))
 
 
 def run(

@@ -54,8 +54,8 @@ class Worker:
         self._scheduler = Scheduler(vlm, max_rows=rows, max_queue=self._ahead, prefix_memory=0)
         self._pool = ThreadPoolExecutor(threads, "onnx-vlm reads")
 
-    def answer(self, rows: Iterable[Row]) -> Iterator[Record]:
-        """A record for each row, in the order in which they are done. Only so many rows are taken ahead."""
+    def answer(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Record]]:
+        """Each row with its record, in the order in which they are done. Only so many rows are taken ahead."""
         rows = iter(rows)
         done: queue.SimpleQueue[tuple[Row, Result]] = queue.SimpleQueue()
         running = 0
@@ -67,7 +67,7 @@ class Worker:
                 return
             row, result = done.get()
             running -= 1
-            yield self._recorder.record(row, result)
+            yield row, self._recorder.record(row, result)
 
     def close(self) -> None:
         """End, whatever is running."""

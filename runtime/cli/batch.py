@@ -72,10 +72,22 @@ def batch(
     max_rows: Annotated[
         int, typer.Option(metavar="N", help="Rows that are answered together.", rich_help_panel=flags.RUN)
     ] = 8,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local, or ray for more machines.", rich_help_panel=flags.RUN)
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Of the cluster.", show_default="one of this machine", rich_help_panel=flags.RUN
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Threads that read images.", show_default="as many as CPUs", rich_help_panel=flags.RUN
+            metavar="N",
+            help="Threads that read images; with ray, the most actors.",
+            show_default="as many as CPUs; 1 actor",
+            rich_help_panel=flags.RUN,
         ),
     ] = None,
     options: flags.Answer,
@@ -86,7 +98,12 @@ def batch(
     A job that was stopped goes on where it was. A row that fails has its error in the results; the others go on.
     """
     from ..batch import Batch, Spec, run
-    from ..batch.display import Lines, Shown, summary
+    from ..batch.progress import Lines, Shown, summary
+    from ..batch.ray_engine import on_ray
+    from ..batch.run import ENGINES, answer_here
+
+    if engine not in ENGINES:
+        raise InputError(f"the engine is {engine!r}; give one of {', '.join(ENGINES)}")
 
     spec = Spec(
         bundle=bundle,
@@ -100,12 +117,13 @@ def batch(
         media_domains=tuple(allow_media_domain or ()),
         where=where,
         max_rows=max_rows,
-        threads=os.cpu_count() or 1 if workers is None else workers,
+        threads=_readers(engine, workers),
     )
     asked = Batch(input, output, spec, format, shard_rows, retry_errors)
     shown = Lines(print_json) if as_json else Shown(messages)
     with _ends_by_terminate(), shown:
-        progress = run(asked, on_start=shown.start, on_row=shown.row, on_shard=shown.shard)
+        answer = answer_here if engine == "local" else on_ray(input, ray_address, workers or 1)
+        progress = run(asked, answer, shown.start, shown.row, shown.shard)
     if not as_json:
         messages.print(summary(progress))
         messages.print(f"the results are in [bold]{escape(str(output))}[/]", soft_wrap=True)
@@ -115,6 +133,13 @@ def batch(
         write_report(report, asked, progress)
         if not as_json:
             messages.print(f"wrote [bold]{escape(str(report))}[/]")
+
+
+def _readers(engine: str, workers: int | None) -> int:
+    """How many threads read images in each process."""
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers}; give 1 or more")
+    return 2 if engine == "ray" else workers or os.cpu_count() or 1
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

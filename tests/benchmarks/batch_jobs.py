@@ -1,0 +1,212 @@
+"""Batch jobs: that none loses or repeats a row however often it is killed, and how fast they are beside loops.
+
+    python tests/benchmarks/batch_jobs.py kills BUNDLE [--rows N] [--kills N] [--engine local|ray]
+    python tests/benchmarks/batch_jobs.py speed BUNDLE [--rows N] [--rounds N] [--prompt TEXT]
+
+BUNDLE is one of a checkpoint in tests/checkpoints. `kills` runs the command over images of which 2 % are broken, kills
+it (and with Ray, half of the time one of its workers) at random times, and then compares each row with
+`VLM.generate` alone. `speed` answers the same rows one a call, in batches by hand, and by a job, in turn: medians of
+the rounds. The loop by hand is the best of several batch sizes, and reads the images of its next batch meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+from onnx_vlm.runtime import VLM, load
+from onnx_vlm.runtime.batch import Spec
+from onnx_vlm.runtime.images.reading import read
+
+DISTINCT, BROKEN = 400, b"\x89PNG\r\n\x1a\nbroken"
+COMMAND = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()"]
+
+
+def write_images(folder: Path, count: int, broken_share: float) -> list[Path]:
+    """Images, many of them equal, and broken ones among them."""
+    sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+    import shapes
+
+    sources = []
+    for index in range(min(DISTINCT, count)):
+        sources.append(folder.parent / f"source-{index}.png")
+        shapes.draw(shapes.scene(shapes.HELD_OUT + index)).save(sources[-1])
+    chosen = random.Random(0)
+    broken = set(chosen.sample(range(count), round(count * broken_share)))
+    paths = []
+    for index in range(count):
+        paths.append(folder / f"{index:06}.png")
+        if index in broken:
+            paths[-1].write_bytes(BROKEN)
+        else:
+            os.link(sources[index % len(sources)], paths[-1])
+    return paths
+
+
+def kills(options: argparse.Namespace, folder: Path) -> None:
+    images, output = folder / "images", folder / "out"
+    images.mkdir()
+    paths = write_images(images, options.rows, 0.02)
+    command = ["batch", options.bundle, images, output, "--prompt", options.prompt, "--shard-rows", "100"]
+    command += ["--threads", "1", "--engine", options.engine, "--json"]
+    command += ["--workers", "2"] if options.engine == "ray" else []
+    moments, killed, memory, start = random.Random(options.seed), {"driver": 0, "worker": 0}, [], time.perf_counter()
+    while True:
+        with (folder / "events.jsonl").open("w") as events:
+            job = subprocess.Popen([*COMMAND, *map(str, command)], stdout=events, stderr=subprocess.PIPE, text=True)
+        if sum(killed.values()) < options.kills:
+            wait_for_shard(output, job)
+            time.sleep(moments.random() * options.between)
+            victims = ray_workers(job.pid)
+            if victims and moments.random() < 0.5:
+                os.kill(moments.choice(victims), signal.SIGKILL)
+                killed["worker"] += 1
+                wait_for_shard(output, job)
+            memory.append(resident(job.pid))
+            if job.poll() is None:
+                job.kill()
+                killed["driver"] += 1
+        _, errors = job.communicate()
+        if job.returncode != -signal.SIGKILL:
+            break
+    if job.returncode:
+        sys.exit(errors)
+    seconds = time.perf_counter() - start
+    last = json.loads((folder / "events.jsonl").read_text().splitlines()[-1])
+    print(f"killed {killed}, {len(paths)} rows in {seconds:.0f} s, the last event: {last}")
+    print(f"memory of the process in MB, as it was killed: {[round(bytes / 1e6) for bytes in memory]}")
+    check(options, paths, output)
+
+
+def check(options: argparse.Namespace, paths: Sequence[Path], output: Path) -> None:
+    """Compare each row with `generate` alone."""
+    vlm, alone = load(options.bundle, threads=1), dict[bytes, str | None]()
+    records = [json.loads(line) for path in output.glob("shard-*.jsonl") for line in path.open()]
+    by_id = {record["id"]: record for record in records}
+    assert len(records) == len(by_id) == len(paths), f"{len(records)} records of {len(by_id)} rows"
+    for path in paths:
+        data = path.read_bytes()
+        if data not in alone:
+            alone[data] = None if data == BROKEN else vlm.generate(options.prompt, data).text
+        record = by_id[path.name]
+        assert record["text"] == alone[data], f"{path}: {record}"
+        assert (record["error"] is None) == (data != BROKEN), f"{path}: {record}"
+    print(f"each of {len(paths)} rows is there once and equals `generate` alone; {len(alone)} different images")
+
+
+def wait_for_shard(output: Path, job: subprocess.Popen) -> None:
+    """Wait until a file of results has come, or the job has ended."""
+    before = len(list(output.glob("shard-*")))
+    while job.poll() is None and len(list(output.glob("shard-*"))) <= before:
+        time.sleep(0.01)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of a process; 0 if it has ended."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def ray_workers(pid: int) -> list[int]:
+    """The actors of Ray below a process."""
+    parents, actors = {}, []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if (entry / "cmdline").read_text().startswith("ray::MapWorker"):
+                actors.append(int(entry.name))
+
+    def is_below(child: int) -> bool:
+        while child in parents and child != pid:
+            child = parents[child]
+        return child == pid
+
+    return [actor for actor in actors if is_below(actor)]
+
+
+def one_a_call(vlm: VLM, prompt: str, paths: Sequence[Path]) -> list[str]:
+    return [vlm.generate(prompt, path).text for path in paths]
+
+
+def by_hand(size: int) -> Callable[[VLM, str, Sequence[Path]], list[str]]:
+    """A loop over batches, whose images are read while the batch before is answered."""
+
+    def answer(vlm: VLM, prompt: str, paths: Sequence[Path]) -> list[str]:
+        parts = [paths[start : start + size] for start in range(0, len(paths), size)]
+        texts: list[str] = []
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(lambda part: [read(path) for path in part], parts[0])
+            for part, after in zip(parts, [*parts[1:], []]):
+                images, ahead = ahead.result(), pool.submit(lambda part: [read(path) for path in part], after)
+                texts += [answer.text for answer in vlm.generate([prompt] * len(part), [[one] for one in images])]
+        return texts
+
+    return answer
+
+
+def speed(options: argparse.Namespace, folder: Path) -> None:
+    images = folder / "images"
+    images.mkdir()
+    paths = write_images(images, options.rows, 0)
+    spec = Spec(options.bundle, images, prompt=options.prompt, max_rows=options.max_rows, threads=1)
+
+    def job(_: VLM, __: str, paths: Sequence[Path]) -> list[str]:
+        with spec.worker() as worker:
+            rows = list(spec.reader().rows({"id": path.name, "image": str(path)} for path in paths))
+            start = time.perf_counter()
+            texts = {record["id"]: record["text"] for _, record in worker.answer(rows)}
+            took["a job"].append(time.perf_counter() - start)
+        return [texts[path.name] for path in paths]
+
+    ways = {"one a call": one_a_call, **{f"by hand, {size}": by_hand(size) for size in (4, 8, 16)}, "a job": job}
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    answers = {}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            vlm = load(options.bundle)  # no image is known
+            start = time.perf_counter()
+            answers[name] = way(vlm, options.prompt, paths)
+            if name != "a job":
+                took[name].append(time.perf_counter() - start)
+    assert all(texts == answers["one a call"] for texts in answers.values()), "answers differ"
+    rates = {name: len(paths) / median(times) for name, times in took.items()}
+    for name, rate in rates.items():
+        print(f"{name:14} {rate:8.2f} rows/s   {[round(len(paths) / seconds, 2) for seconds in took[name]]}")
+    best = max(rate for name, rate in rates.items() if name.startswith("by hand"))
+    print(
+        f"a job: {rates['a job'] / best:.2f} x the best loop, {rates['a job'] / rates['one a call']:.2f} x one a call"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=("kills", "speed"))
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--between", type=float, default=5.0, help="the most seconds from a shard to a kill")
+    parser.add_argument("--engine", default="local", choices=("local", "ray"))
+    parser.add_argument("--prompt", default="caption")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-rows", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        (kills if options.mode == "kills" else speed)(options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
