@@ -68,6 +68,7 @@ def create_app(models: Models, access: Access, fetch: Callable[[str], bytes] | N
         Route("/v1/chat/completions", ChatEndpoint(service), methods=["POST"]),
         Route("/v1/score", ScoreEndpoint(service), methods=["POST"]),
         Route("/v1/models", service.list_models),
+        Route("/v1/models/{name:path}", service.show_model),
         Route("/health", service.health),
         Route("/metrics", service.show_metrics),
         Route("/openapi.json", _show_schema),

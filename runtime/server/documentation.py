@@ -30,6 +30,7 @@ PATHS: list[tuple[str, str, type | None, str]] = [
     ("POST", "/v1/chat/completions", ChatRequest, "Answer a question about images; OpenAI's chat completions."),
     ("POST", "/v1/score", ScoreRequest, "How likely given answers are."),
     ("GET", "/v1/models", None, "The models, and what each can do."),
+    ("GET", "/v1/models/{name}", None, "One of them."),
     ("GET", "/health", None, "200 if the server answers, 503 while it loads or drains. Needs no key."),
     ("GET", "/metrics", None, "Metrics for Prometheus."),
     ("GET", "/openapi.json", None, "This description for programs."),

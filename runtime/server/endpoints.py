@@ -83,6 +83,10 @@ class Service:
             raise APIError(503, "the server is loading; try again", code="loading")
         return json_response({"object": "list", "data": [model.entry() for model in self.models]})
 
+    async def show_model(self, request: Request) -> Response:
+        """`GET /v1/models/NAME`."""
+        return json_response(self.models.get(request.path_params["name"]).entry())
+
     async def show_metrics(self, request: Request) -> Response:
         """`GET /metrics`."""
         text = await asyncio.to_thread(self.metrics.text)

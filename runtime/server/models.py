@@ -121,7 +121,10 @@ class Models:
         known = ", ".join(self._folders)
         if name is None and len(self._folders) > 1:
             raise APIError(400, f"model is missing; there are {known}", "model")
-        model = self._loaded.get(next(iter(self._folders)) if name is None else name)
+        name = next(iter(self._folders)) if name is None else name
+        model = self._loaded.get(name)
+        if model is None and name in self._folders:
+            raise APIError(503, f"{name} is loading; try again", code="loading")
         if model is None:
             raise APIError(404, f"there is no model {name!r:.80}; there are {known}", "model", "model_not_found")
         return model

@@ -199,7 +199,9 @@ def test_candidates_are_scored(running: Running):
 
 
 def test_models_tell_what_they_can_do(client: openai.OpenAI):
-    facts = {model.id: model.model_extra["onnx_vlm"] for model in client.models.list()}
+    listed = {model.id: model for model in client.models.list()}
+    assert all(client.models.retrieve(name) == model for name, model in listed.items())
+    facts = {name: model.model_extra["onnx_vlm"] for name, model in listed.items()}
     assert facts["paligemma2"]["tasks"] == ["answer", "caption", "detect"]
     assert facts["paligemma2"]["takes"] == {
         "images": [1, None],

@@ -213,6 +213,7 @@ def test_health_tells_of_loading_and_draining(narrow: Models):
             return [answers[0].json()["status"], *(answer.status_code for answer in answers)]
 
         assert ask() == ["loading", 503, 503, 503]
+        assert client.get("/v1/models/perception_lm").status_code == 503
         waiting.load()
         assert ask() == ["ok", 200, 200, 200]
         waiting.draining = True

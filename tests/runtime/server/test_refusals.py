@@ -162,6 +162,7 @@ def test_a_broken_body_is_refused(running: Running, body: bytes, headers: dict[s
     ("method", "path", "status"),
     [
         ("GET", "/v1/other", 404),
+        ("GET", "/v1/models/other", 404),
         ("GET", "/page/../conftest.py", 404),
         ("GET", "/page/%2e%2e/app.py", 404),
         ("GET", CHAT, 405),
