@@ -144,14 +144,15 @@ def collect(
     What has come is written also if the records end with an error, or the user stops them.
     """
     waiting: list[Record] = []
-    last = monotonic()
+    path, last = shards.next(), monotonic()
 
     def commit() -> None:
-        nonlocal last
-        if waiting:
-            on_shard(shards.commit(waiting), len(waiting))
-            waiting.clear()
-        last = monotonic()
+        nonlocal path, last
+        if waiting and not path.exists():  # it exists if this was interrupted when the file had been written
+            shards.write(path, waiting)
+            on_shard(path, len(waiting))
+        waiting.clear()
+        path, last = shards.next(), monotonic()
 
     try:
         for record in records:

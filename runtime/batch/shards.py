@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -25,8 +26,8 @@ UNFINISHED = ".part"  #: ends the name of a file that is being written
 
 
 def key(id: str) -> bytes:
-    """What stands for an id, so that many take little memory."""
-    return hashlib.blake2b(id.encode(), digest_size=16).digest()
+    """What stands for an id, so that many take little memory. It ends in no zero, which NumPy would take away."""
+    return hashlib.blake2b(id.encode(), digest_size=15).digest() + b"\1"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Shards:
         Raises:
             InputError: if a file is damaged, or a row has two results.
         """
-        keys, digests, failed = bytearray(), [], Counter[str]()
+        keys, digests, failed = bytearray(), array("Q"), Counter[str]()
         for record in self.read(("id", "input", "error_kind")):
             keys += key(record["id"])
             digests.append(0 if record["error_kind"] else int(record["input"], 16))
@@ -102,17 +103,16 @@ class Shards:
             if not kept:
                 path.unlink()
             elif len(kept) < len(records):
-                self._write(path, kept)
+                self.write(path, kept)
         return dropped
 
-    def commit(self, records: Sequence[Record]) -> Path:
-        """Write a new file."""
+    def next(self) -> Path:
+        """The name of the next file."""
         paths = self.paths()
-        path = self.folder / f"shard-{_number(paths[-1]) + 1 if paths else 0:06}{self._suffix}"
-        self._write(path, records)
-        return path
+        return self.folder / f"shard-{_number(paths[-1]) + 1 if paths else 0:06}{self._suffix}"
 
-    def _write(self, path: Path, records: Sequence[Record]) -> None:
+    def write(self, path: Path, records: Sequence[Record]) -> None:
+        """Write a file."""
         write_whole(path, lambda unfinished: self._write_records(unfinished, records))
 
     def _write_records(self, path: Path, records: Sequence[Record]) -> None:

@@ -63,12 +63,13 @@ def _open_folder(path: Path) -> Source:
 
 def _images(folder: Path, prefix: str) -> Iterator[Cells]:
     """The images of a folder and those below it, by their names."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        name = f"{prefix}{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            yield from _images(Path(entry.path), f"{name}/")
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield {"id": name, "image": name}
+    with os.scandir(folder) as entries:
+        names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    for name, is_folder in names:
+        if is_folder:
+            yield from _images(folder / name, f"{prefix}{name}/")
+        elif Path(name).suffix.lower() in SUFFIXES:
+            yield {"id": f"{prefix}{name}", "image": f"{prefix}{name}"}
 
 
 def _open_jsonl(path: Path) -> Source:

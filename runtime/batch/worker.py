@@ -95,6 +95,6 @@ class Worker:
             if self._task == "score":
                 self._scheduler.submit_score(request, question.candidates, on_event)
             else:
-                self._scheduler.submit(request, on_event, **{**self._options, **question.options})
+                self._scheduler.submit(request, on_event, pieces=False, **{**self._options, **question.options})
         except Exception as error:
             done.put((row, error))

@@ -75,7 +75,9 @@ class Scheduler:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: Request, on_event: OnEvent | None = None, **options: Unpack[Options]) -> AnswerStream:
+    def submit(
+        self, request: Request, on_event: OnEvent | None = None, pieces: bool = True, **options: Unpack[Options]
+    ) -> AnswerStream:
         """Queue a request.
 
         Args:
@@ -83,6 +85,7 @@ class Scheduler:
                 them ends the stream.
             on_event: told of each piece, and at last of the answer or the error, in a thread of the scheduler, which
                 waits for it.
+            pieces: whether there are pieces, or the end alone.
             options: as for `VLM.generate`.
 
         Raises:
@@ -91,7 +94,9 @@ class Scheduler:
             ClosedError: after `close`.
         """
         pipeline = self._vlm.pipeline
-        return self._queue(Generate(pipeline, request, resolve(options, pipeline.manifest.generation)), on_event)
+        return self._queue(
+            Generate(pipeline, request, resolve(options, pipeline.manifest.generation), pieces), on_event
+        )
 
     def submit_score(
         self, request: Request, candidates: Sequence[str], on_event: OnEvent | None = None

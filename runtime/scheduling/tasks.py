@@ -48,14 +48,14 @@ class Task(Protocol):
 
 
 class Generate:
-    """Answers a prompt."""
+    """Answers a prompt. Without `pieces` a caller is told of the end alone, which spares small models time."""
 
-    def __init__(self, pipeline: Pipeline, request: Request, settings: Settings) -> None:
+    def __init__(self, pipeline: Pipeline, request: Request, settings: Settings, pieces: bool = True) -> None:
         self._pipeline, self._request, self._settings = pipeline, request, settings
         self.copies = settings.copies
         self.timer = StageTimer()
         self._reader = pipeline.new_reader(settings)
-        self._texts = Texts(self._reader, settings.num_return_sequences, self._boxes)
+        self._texts = Texts(self._reader, settings.num_return_sequences, self._boxes) if pieces else None
         self._encoded: EncodedRequest | None = None
         self.search: Callable[[Logits], Steps[Any]]
 
@@ -72,7 +72,7 @@ class Generate:
         return embeds
 
     def pieces(self, chosen: Sequence[Chosen]) -> Iterator[Piece]:
-        return self._texts.pieces(chosen)
+        return iter(()) if self._texts is None else self._texts.pieces(chosen)
 
     def _boxes(self, ids: list[int]) -> list[Box]:
         assert self._encoded is not None
@@ -81,7 +81,7 @@ class Generate:
     def finish(self, value: Any) -> tuple[list[Piece], Generation]:
         assert self._encoded is not None
         (generation,) = self._pipeline.generations(value, [self._encoded], self._reader, self.timer)
-        return list(self._texts.rest(generation)), generation
+        return [] if self._texts is None else list(self._texts.rest(generation)), generation
 
 
 class ScoreCandidates:

@@ -11,6 +11,7 @@ import batch_fakes
 import pytest
 from batch_fakes import echo, read_results, write_rows
 from onnx_vlm.graphs import InputError
+from onnx_vlm.runtime.batch import Batch, Spec, run
 
 ROWS = [{"prompt": f"row {index}" + " bad" * (index % 5 == 3)} for index in range(20)]
 
@@ -36,11 +37,11 @@ def test_a_job_that_is_killed_at_any_moment_has_each_row_once(bundle: Path, tmp_
 
 
 def test_a_job_that_is_killed_again_and_again_comes_to_its_end(bundle: Path, tmp_path: Path):
-    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS[:11])
     moments = random.Random(5)
     while killed(bundle, rows, tmp_path / "out", moments.randrange(1, 9)):
         pass
-    assert len(read_results(tmp_path / "out")) == 20
+    assert len(read_results(tmp_path / "out")) == 11
     assert not list((tmp_path / "out").glob("*.part"))
 
 
@@ -75,6 +76,29 @@ def test_an_input_may_grow(bundle: Path, tmp_path: Path, format: str):
     progress = echo(bundle, rows, tmp_path / "out", format=format)
     assert (progress.total, progress.done, progress.failed.total()) == (20, 20, 4)
     assert all(path.read_bytes() == data for path, data in first.items())
+
+
+def test_results_are_found_whatever_their_ids(bundle: Path, tmp_path: Path):
+    prompts = [{"prompt": f"row {index}"} for index in range(2000)]
+    rows = write_rows(tmp_path / "rows.jsonl", prompts[:1500])
+    echo(bundle, rows, tmp_path / "out", shard_rows=1000)
+    write_rows(rows, prompts)
+    echo(bundle, rows, tmp_path / "out", shard_rows=1000)
+    assert len(read_results(tmp_path / "out")) == 2000
+
+
+def test_no_row_is_there_twice_if_what_is_told_of_a_file_fails(bundle: Path, tmp_path: Path):
+    def fail(*_: object) -> None:
+        raise BrokenPipeError
+
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(BrokenPipeError):
+        run(
+            Batch(rows, tmp_path / "out", Spec(bundle, Path()), shard_rows=3),
+            batch_fakes.answer_by_echo,
+            on_shard=fail,
+        )
+    assert len(read_results(tmp_path / "out")) == 3
 
 
 def test_a_row_that_has_changed_is_refused(bundle: Path, tmp_path: Path):
@@ -165,8 +189,6 @@ def test_results_that_were_changed_are_refused(bundle: Path, tmp_path: Path):
 
 
 def test_results_come_when_a_job_is_interrupted(bundle: Path, tmp_path: Path):
-    from onnx_vlm.runtime.batch import Batch, Spec, run
-
     def stop(record: dict) -> None:
         if record["id"] == "6":
             raise KeyboardInterrupt
