@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NAMES = ("paligemma2", "kosmos2", "perception_lm")
+SLOWEST = 180_000  #: milliseconds that a step may take, so that a busy machine fails no test
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +40,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(
             **{"reduced_motion": "reduce", "viewport": {"width": 1200, "height": 800}} | settings
         )
+        context.set_default_timeout(SLOWEST)
         page = context.new_page()
         page.problems, page.expected = [], None
         page.on("console", lambda message: page.problems.append(f"{message.type}: {message.text}"))
