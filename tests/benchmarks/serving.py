@@ -65,13 +65,14 @@ class OpenAI:
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "logprobs": True,  # so that a token whose text is empty has an event too
         }
 
     def read(self, event: dict[str, Any], asked: Asked) -> bool:
-        """Take an event's numbers; whether it has text."""
+        """Take an event's numbers; whether it has a token."""
         if usage := event.get("usage"):
             asked.tokens, asked.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
-        return any(choice["delta"].get("content") for choice in event["choices"])
+        return any(choice.get("logprobs") for choice in event["choices"])
 
 
 class Llama:
