@@ -49,6 +49,7 @@ __all__ = [
     "Tiles",
     "Video",
     "load",
+    "read",
     "sha256",
 ]
 
@@ -174,6 +175,24 @@ def load(folder: Path) -> Manifest:
     Raises:
         BundleError: with every problem of the manifest and the files.
     """
+    manifest = read(folder)
+    _refuse(manifest_checks.problems(manifest, folder), folder)
+    for name in manifest.files:
+        try:
+            (folder / name).open("rb").close()
+        except OSError as error:
+            raise BundleError(f"{folder / name} cannot be read: {error.strerror}") from None
+    return manifest
+
+
+def read(folder: Path) -> Manifest:
+    """Read the manifest of a bundle whose other files may be missing.
+
+    Its fields have the right types, and its files are within the folder; nothing else is checked.
+
+    Raises:
+        BundleError: with every problem.
+    """
     path = folder / FILE_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -185,16 +204,13 @@ def load(folder: Path) -> Manifest:
         raise BundleError(f"{path} is not JSON ({error}); export the bundle again") from None
     problems: list[str] = []
     manifest = strict_json.read(Manifest, migrations.migrate(data, path), "", problems)
-    if not problems:
-        problems = manifest_checks.problems(manifest, folder)
+    _refuse(problems or [*manifest_checks.outside(manifest.files)], folder)
+    return manifest
+
+
+def _refuse(problems: list[str], folder: Path) -> None:
     if problems:
         raise BundleError(f"{folder} cannot be used; export it again:\n" + "\n".join(f"  {p}" for p in problems))
-    for name in manifest.files:
-        try:
-            (folder / name).open("rb").close()
-        except OSError as error:
-            raise BundleError(f"{folder / name} cannot be read: {error.strerror}") from None
-    return manifest
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -176,10 +176,6 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
 
 def _files(manifest: Manifest, folder: Path) -> Iterator[str]:
     for name, file in manifest.files.items():
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
-            yield f"files.{name}: the path leaves the folder"
-            continue
         try:
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
         except OSError as error:
@@ -189,3 +185,11 @@ def _files(manifest: Manifest, folder: Path) -> Iterator[str]:
             yield f"{name}: the file is missing"
         elif size != file.size:
             yield f"{name}: {size} bytes, {file.size} are expected"
+
+
+def outside(names: Iterable[str]) -> Iterator[str]:
+    """A sentence for each file whose path leads out of the bundle's folder."""
+    for name in names:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+            yield f"files.{name}: the path leaves the folder"

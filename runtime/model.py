@@ -10,6 +10,7 @@ from typing import Any, Unpack, overload
 from ..graphs import InputError
 from .chat import Chat
 from .grounding.types import PhraseBoxes
+from .hub.find import find
 from .inputs import Images, Request, Videos, is_batch, requests
 from .limits import Limits
 from .options import Options, Settings, resolve
@@ -32,11 +33,13 @@ def load(
     *,
     limits: Limits | None = None,
     embedding_folder: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
 ) -> VLM:
     """Load a bundle. The model may be used from several threads at once.
 
     Args:
-        bundle: the folder that an export wrote.
+        bundle: the folder that an export wrote; or a text "user/name", the id of a bundle on the Hub, if there is no
+            such folder. It is fetched into the Hub's cache, once. Needs the extra `hub`.
         provider: "cpu", "cuda" or "tensorrt", which runs there or is an error; or "auto", the best that runs:
             `VLM.provider` says which that is.
         threads: threads for one operator on the CPU; ONNX Runtime decides if None.
@@ -45,15 +48,17 @@ def load(
         limits: what a call may ask for; those of `Limits()` if None.
         embedding_folder: where image embeddings are kept on disk too, for other processes and later ones, without a
             limit. None for nowhere.
+        revision: for an id, a branch, a tag or a commit of its repository.
 
     Raises:
-        BundleError: if the bundle is incomplete, damaged or of another format.
+        BundleError: if the bundle is incomplete, damaged or of another format, or is not there.
         InputError: if the folder for embeddings cannot be made; for an unknown provider option or an invalid value.
         ProviderError: if the provider cannot be used, or leaves nodes to the CPU and that is not allowed; it says
             what is missing and how to get it.
+        VLMError: if the Hub cannot be reached.
     """
     options = LoadOptions(provider, threads, provider_options or {}, allow_fallback)
-    return VLM(Path(bundle), options, limits, embedding_folder)
+    return VLM(find(bundle, revision), options, limits, embedding_folder)
 
 
 class VLM:

@@ -60,5 +60,11 @@ def local(checkpoint: str | Path) -> Path:
 
 def open_checkpoint(checkpoint: str | Path, adapter: str | Path | None = None) -> Checkpoint:
     """Open a checkpoint, given by its folder or id, and the adapter to merge into it, given likewise."""
-    merged = Adapter(local(adapter), Path(adapter).resolve().name) if adapter is not None else None
-    return Checkpoint(local(checkpoint), Path(checkpoint).resolve().name, merged)
+    merged = Adapter(local(adapter), _name(adapter)) if adapter is not None else None
+    return Checkpoint(local(checkpoint), _name(checkpoint), merged)
+
+
+def _name(checkpoint: str | Path) -> str:
+    """What a checkpoint is called: its id on the Hub, or the name of its folder."""
+    folder = Path(checkpoint)
+    return folder.resolve().name if folder.exists() else str(checkpoint)

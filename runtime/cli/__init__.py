@@ -8,6 +8,7 @@ from __future__ import annotations
 from . import batch, bench, chat, doctor, export, generate, inspect, score, serve, verify, warmup
 from .console import app, main
 from .flags import expand
+from .publish import push
 
 for command in (
     export.export,
@@ -18,6 +19,7 @@ for command in (
     serve.serve,
     inspect.inspect,
     verify.verify,
+    push.push,
     bench.bench,
     doctor.doctor,
     warmup.warmup,

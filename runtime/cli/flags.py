@@ -51,8 +51,20 @@ def parse_path(text: str) -> Path:
     return Path(text)
 
 
-Bundle = Annotated[
-    Path, typer.Argument(parser=parse_path, metavar="BUNDLE", help="Folder that an export wrote.", show_default=False)
+def check_bundle(bundle: str) -> str:
+    """A bundle's folder or id, as it is. The empty text is none."""
+    parse_path(bundle)
+    return bundle
+
+
+BundleName = Annotated[
+    str,
+    typer.Argument(
+        parser=check_bundle,
+        metavar="BUNDLE",
+        help="Folder that an export wrote, or an id on the Hub: user/name, or user/name@revision.",
+        show_default=False,
+    ),
 ]
 Prompt = Annotated[
     str,
@@ -119,6 +131,13 @@ def _load_options(
     return LoadOptions(provider, threads, parse(provider_option), allow_fallback)
 
 
+def _bundle(bundle: BundleName) -> Path:
+    """The folder of a bundle, fetched if it is on the Hub."""
+    from ..hub.find import find
+
+    return find(bundle)
+
+
 METAVARS = {int: "N", float: "X", str: "TEXT", list[str]: "TEXT", list[int]: "ID"}
 NEVER = "early_stopping_never"  #: a flag of its own, so that --early-stopping needs no value
 
@@ -169,8 +188,13 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-_loading = tuple(inspect.signature(_load_options, eval_str=True).parameters.values())
-Where = Annotated[LoadOptions, Group(_loading, _load_options)]
+def _flags_of(make: Callable[..., Any]) -> Group:
+    """The group whose flags are the parameters of the function that makes the object."""
+    return Group(tuple(inspect.signature(make, eval_str=True).parameters.values()), make)
+
+
+Bundle = Annotated[Path, _flags_of(_bundle)]
+Where = Annotated[LoadOptions, _flags_of(_load_options)]
 Answer = Annotated[Options, Group(tuple(_answer_parameters()), _answer_options)]
 
 
@@ -187,7 +211,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        for name, group in groups.items():
+        for name, group in reversed(groups.items()):  # the bundle last: it may have to be fetched
             values[name] = group.make(**{flag.name: values.pop(flag.name) for flag in group.parameters})
         command(**values)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...graphs import InputError
+from ..hub.find import ID, find
 from ..limits import MAX_PIXELS, Limits
 from . import flags
 from .console import messages
@@ -25,7 +26,7 @@ def _bound(text: str, metavar: str = "N") -> typer.models.OptionInfo:
 def serve(
     bundles: Annotated[
         list[str],
-        typer.Argument(metavar="BUNDLE[=NAME]...", help="Folders that exports wrote, each with its name for clients."),
+        typer.Argument(metavar="BUNDLE[=NAME]...", help="Folders or ids of bundles, each with its name for clients."),
     ],
     *,
     host: Annotated[
@@ -92,7 +93,7 @@ def serve(
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise InputError("the API key must be printable ASCII, not empty, without spaces around it")
     limits = Limits(max_prompt_tokens, max_new_tokens, max_images, max_pixels, max_rows=max_rows, max_memory=max_memory)
-    folders = name_bundles(bundles)
+    folders = {name: find(bundle) for name, bundle in name_bundles(bundles).items()}
     access = app.Access(
         api_key,
         hosts=(*app.LOOPBACK, *(name.lower() for name in allow_host or ())) if is_loopback(host) else None,
@@ -111,23 +112,24 @@ def serve(
     process.run(listener, models.Models(folders, load, max_rows, max_queue), access)
 
 
-def name_bundles(arguments: list[str]) -> dict[str, Path]:
-    """The folders of `BUNDLE[=NAME]...` by name, which is that of the folder if none is given.
+def name_bundles(arguments: list[str]) -> dict[str, str]:
+    """The folders and ids of `BUNDLE[=NAME]...` by name, which is that of the folder or repository if none is given.
 
     Raises:
         InputError: for a name that is given twice, or none.
     """
-    folders: dict[str, Path] = {}
+    folders: dict[str, str] = {}
     for argument in arguments:
         folder, equals, name = argument.rpartition("=")
         if not equals or Path(argument).exists():
-            folder, name = argument, Path(argument).resolve().name
+            match = ID.fullmatch(argument)
+            folder, name = argument, Path(match["repository"] if match else argument).resolve().name
         if not folder or not name:
             raise InputError(f"{argument!r:.80}: give BUNDLE or BUNDLE=NAME")
         flags.check_text(name)
         if name in folders:
             raise InputError(f"two bundles have the name {name!r}; give each one with BUNDLE=NAME")
-        folders[name] = Path(folder)
+        folders[name] = folder
     return folders
 
 

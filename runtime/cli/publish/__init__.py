@@ -1,0 +1,1 @@
+"""The commands that take a bundle to where others run it."""
