@@ -13,6 +13,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,9 @@ FOLDERS = {
     "expected": "values that other projects published",
 }
 NEEDS = {name: _folder(name, description) for name, description in FOLDERS.items()} | {
+    "optimum": Need(
+        "the package", lambda: find_spec("optimum") is not None and find_spec("optimum.commands") is not None
+    ),
     "onnxruntime": Need("instead of onnxruntime-gpu", lambda: not _has_cuda_provider()),
     "onnxruntime-gpu": Need(
         "instead of onnxruntime, on a machine without a GPU", lambda: _has_cuda_provider() and not _has_gpu()

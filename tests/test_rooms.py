@@ -97,12 +97,15 @@ def test_the_runtime_knows_no_family():
         assert not families.search(path.read_text()), path
 
 
+PLUGIN = "optimum.commands.register"  #: the namespace that optimum looks for commands in
+
+
 def test_every_folder_with_code_is_packaged():
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(REPOSITORY) for room in ROOMS for path in sources(room)}
     ours = [f"onnx_vlm.{'.'.join(folder.parts)}" for folder in folders]
-    assert sorted(settings["packages"]) == sorted(ours)
-    assert settings["package-dir"] == {f"onnx_vlm.{room}": room for room in ROOMS}
+    assert sorted(settings["packages"]) == sorted([*ours, PLUGIN])
+    assert settings["package-dir"] == {f"onnx_vlm.{room}": room for room in ROOMS} | {PLUGIN: "optimum"}
     for room in ROOMS:
         assert (REPOSITORY / room / "py.typed").exists()
 

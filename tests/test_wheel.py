@@ -104,6 +104,11 @@ def test_a_missing_extra_is_named(environment: Path, tmp_path: Path, extra: str,
     assert "Traceback" not in done.stderr
 
 
+def test_the_command_for_optimum_is_where_optimum_looks(environment: Path, tmp_path: Path):
+    code = "import optimum.commands.register as folder, os; print(*os.listdir(folder.__path__[0]))"
+    assert run(environment, "-c", code, folder=tmp_path).split() == ["register_onnx_vlm.py"]
+
+
 def test_the_page_of_the_server_is_packaged(environment: Path, tmp_path: Path):
     code = "import onnx_vlm.runtime, pathlib; print(pathlib.Path(onnx_vlm.runtime.__file__).parent / 'server' / 'page')"
     packaged = Path(run(environment, "-c", code, folder=tmp_path).strip())

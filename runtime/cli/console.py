@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -33,12 +33,16 @@ app = typer.Typer(
 messages = Console(stderr=True, highlight=False)
 
 
-def main() -> None:
-    """Run the command. An error ends it with a sentence and a status: 2 for bad use or input, 1 for a failure."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. An error ends it with a sentence and a status: 2 for bad use or input, 1 for a failure.
+
+    Args:
+        arguments: those after the command's name; None for those of this process.
+    """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # an answer may have letters that the terminal has not
     try:
-        app()
+        app(arguments)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
