@@ -155,7 +155,7 @@ def test_which_room_imports_which():
 
 
 #: Rooms of the runtime that stand on its `VLM` and `Pipeline`.
-ABOVE = {"batch", "cli", "scheduling", "server"}
+ABOVE = {"batch", "cli", "scheduling", "server", "triton"}
 
 
 def test_rooms_of_the_runtime_import_only_what_is_below_them():

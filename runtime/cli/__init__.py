@@ -8,7 +8,7 @@ from __future__ import annotations
 from . import batch, bench, chat, doctor, export, generate, inspect, score, serve, verify, warmup
 from .console import app, main
 from .flags import expand
-from .publish import push
+from .publish import push, triton
 
 for command in (
     export.export,
@@ -20,6 +20,7 @@ for command in (
     inspect.inspect,
     verify.verify,
     push.push,
+    triton.triton,
     bench.bench,
     doctor.doctor,
     warmup.warmup,
