@@ -134,6 +134,9 @@ ALLOWED = {
     "runtime.providers": {"graphs"},
     "runtime.hub": {"graphs"},
     "runtime.inference": {"graphs", "runtime", "runtime.providers", "runtime.text"},
+    "runtime.scheduling": {
+        *("graphs", "runtime", "runtime.generation", "runtime.grounding", "runtime.inference", "runtime.text"),
+    },
     "runtime.server": {"graphs", "runtime", "runtime.grounding", "runtime.scheduling"},
     "runtime.batch": {
         *("graphs", "runtime", "runtime.grounding", "runtime.images", "runtime.providers"),
