@@ -204,10 +204,10 @@ class Scheduler:
             with self._changed:
                 self._changed.wait_for(lambda: self._batch.busy or self._ready or self._done)
                 self._drop_cancelled()
-                if self._done and not self._batch.busy:
-                    return
                 begins = self._ready.popleft() if self._ready and self._batch.accepts(self._ready[0]) else None
-                self._changed.notify_all()  # there is room for another prepared one
+                self._changed.notify_all()  # there is room for another prepared one, or nothing is left to prepare
+                if self._done and begins is None and not self._batch.busy:
+                    return
             try:
                 if begins is not None:
                     self._batch.begin(begins)

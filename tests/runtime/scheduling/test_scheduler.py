@@ -301,6 +301,29 @@ def test_closing(vlm: VLM, monkeypatch: pytest.MonkeyPatch, drain: bool):
                 stream.result(1)
 
 
+def test_closing_while_a_request_is_prepared_ends(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    """What is cancelled between the two threads is dropped by one of them; the other must hear of it."""
+    started, proceed = threading.Event(), threading.Event()
+    embed = vlm.pipeline.embed
+
+    def slow(prompts: Any) -> Any:
+        started.set()
+        assert proceed.wait(60)
+        return embed(prompts)
+
+    monkeypatch.setattr(vlm.pipeline, "embed", slow)
+    scheduler = Scheduler(vlm, max_rows=1)
+    stream = scheduler.submit(asked("caption", IMAGES[0]))
+    assert started.wait(60)
+    closing = threading.Thread(target=scheduler.close, args=(False,), daemon=True)
+    closing.start()
+    while not stream.cancelled:
+        time.sleep(0.001)
+    proceed.set()
+    closing.join(60)
+    assert not closing.is_alive()
+
+
 def test_a_listener_is_told_of_pieces_and_then_of_the_end(vlm: VLM):
     events: list[Any] = []
     ended = threading.Event()
