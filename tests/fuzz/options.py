@@ -42,8 +42,9 @@ VALID = {
     "length_penalty": some.floats(-16, 16),
     "early_stopping": some.booleans() | some.just("never"),
     "max_new_tokens": some.none() | some.integers(1, 8),
-    "constrain": some.none() | some.just("boxes"),
+    "constrain": some.none() | some.just("boxes") | some.just({"type": "object"}),
     "seed": some.none() | some.integers(0, (1 << 63) - 1),
+    "top_logprobs": some.none() | some.integers(0, 20),
 }
 #: Values that callers may pass by mistake.
 SMALL = some.sampled_from([None, True, False, 0, 1, 2, 3, 0.5, 0.9, 1.5, "never", "boxes", "a", [1], [[1, 2], [3]]])

@@ -124,7 +124,7 @@ def test_text_that_is_no_utf8_is_refused(arguments: tuple[str, ...]):
 def test_every_error_is_a_sentence_with_a_status(
     error: Exception, sentence: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def fail() -> None:
+    def fail(arguments: object) -> None:
         raise error
 
     monkeypatch.setattr(console, "app", fail)
