@@ -103,8 +103,8 @@ def plan(source: Source, reader: Reader, done: Done) -> Plan:
     keys = bytearray()
     for index, cells in enumerate(source.read([column] if named else [])):
         keys += key(reader.id(cells, index))
-    found = np.sort(np.frombuffer(bytes(keys), "S16"))
-    twice = found[1:][found[1:] == found[:-1]]
+    sorted_keys = np.sort(np.frombuffer(bytes(keys), "S16"))
+    twice = sorted_keys[1:][sorted_keys[1:] == sorted_keys[:-1]]
     if len(twice):
         ids = (reader.id(cells, index) for index, cells in enumerate(source.read([column])))
         id = next(id for id in ids if np.bytes_(key(id)) == twice[0])
@@ -112,7 +112,7 @@ def plan(source: Source, reader: Reader, done: Done) -> Plan:
             f"two rows of the input have the id {id!r:.80}; ids tell results apart: give each row its own, or no ids,"
             " and the row's index is its id"
         )
-    return Plan(len(found), int(np.isin(found, done.keys).sum()))
+    return Plan(len(sorted_keys), int(np.isin(sorted_keys, done.keys).sum()))
 
 
 def left(source: Source, reader: Reader, done: Done, plan: Plan) -> Iterator[Row]:

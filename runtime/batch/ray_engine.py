@@ -110,11 +110,11 @@ def _records(input: Path, opened: Opened, workers: int) -> Iterator[Record]:
 
 def _parts(opened: Opened, workers: int) -> list[list[list[int]]]:
     """The indices of the rows that are left, as ranges, in parts of about equal size."""
-    wanted = max(AT_ONCE, -(-(opened.plan.total - opened.plan.done) // (RANGES * workers)))
+    size_of_part = max(AT_ONCE, -(-(opened.plan.total - opened.plan.done) // (RANGES * workers)))
     parts: list[list[list[int]]] = []
-    size = wanted
+    size = size_of_part
     for index in (row.index for row in left(opened.source, opened.reader, opened.done, opened.plan)):
-        if size == wanted:
+        if size == size_of_part:
             parts.append([])
             size = 0
         if parts[-1] and parts[-1][-1][1] == index:

@@ -73,19 +73,20 @@ def write_report(path: Path, batch: Batch, progress: Progress) -> None:
     """
     source, reader, shards = open_results(batch)
     seen = Seen()
-    keep_rows, keep_values = Draw(seen.sample, SAMPLE), {name: Draw(kept, MOST) for name, kept in seen.values.items()}
+    keep_rows = Draw(seen.sample, SAMPLE)
+    keep_values = {name: Draw(values, MOST) for name, values in seen.values.items()}
     for record in shards.read():
         if record["error"] is None:
             keep_rows.see(record)
             for name, keep in keep_values.items():
                 if record.get(name) is not None:
                     keep.see(record[name])
-    wanted = {record["id"]: record for record in seen.sample}
+    drawn = {record["id"]: record for record in seen.sample}
     figures = []
     for row in reader.rows(source.read(None)):
-        if record := wanted.pop(row.id, None):
+        if record := drawn.pop(row.id, None):
             figures.append(_figure(reader, row, record))
-        if not wanted:
+        if not drawn:
             break
     page = _page(batch, progress, seen, figures)
     write_whole(path, lambda unfinished: unfinished.write_text(page, encoding="utf-8") and None)
@@ -158,8 +159,11 @@ def _thumbnail(image: Any, record: Record) -> str:
     opened = read(image)
     scale = min(1.0, WIDEST / max(opened.size))
     small = opened.resize([max(1, round(side * scale)) for side in opened.size], Image.Resampling.LANCZOS)
-    found = [*(record.get("boxes") or ()), *(box for one in record.get("entities") or () for box in one["boxes"])]
-    boxes = [Box(box["label"], *(box[side] * scale for side in ("xmin", "ymin", "xmax", "ymax"))) for box in found]
+    described = [
+        *(record.get("boxes") or ()),
+        *(box for entity in record.get("entities") or () for box in entity["boxes"]),
+    ]
+    boxes = [Box(box["label"], *(box[side] * scale for side in ("xmin", "ymin", "xmax", "ymax"))) for box in described]
     buffer = io.BytesIO()
     draw(small, boxes).save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

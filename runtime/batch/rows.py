@@ -87,8 +87,8 @@ class Reader:
 
     def id(self, cells: Cells, index: int) -> str:
         """The id of a row: its cell, or else its index."""
-        given = None if isinstance(cells, InputError) else cells.get(self.column("id"))
-        return str(index) if given is None else plain_text(str(given))
+        cell = None if isinstance(cells, InputError) else cells.get(self.column("id"))
+        return str(index) if cell is None else plain_text(str(cell))
 
     def question(self, row: Row) -> Question:
         """What a row asks, its files not read yet.

@@ -46,9 +46,9 @@ class Done:
 
     def find(self, id: str) -> int | None:
         """The digest of a row that has a result, or None."""
-        wanted = np.bytes_(key(id))
-        index = int(np.searchsorted(self.keys, wanted))
-        return int(self.digests[index]) if index < len(self.keys) and self.keys[index] == wanted else None
+        row_key = np.bytes_(key(id))
+        index = int(np.searchsorted(self.keys, row_key))
+        return int(self.digests[index]) if index < len(self.keys) and self.keys[index] == row_key else None
 
 
 class Shards:
@@ -82,11 +82,11 @@ class Shards:
             digests.append(0 if record["error_kind"] else int(record["input"], 16))
             if record["error_kind"]:
                 failed[record["error_kind"]] += 1
-        found = np.frombuffer(bytes(keys), "S16")
-        order = np.argsort(found, kind="stable")
-        if len(np.unique(found)) < len(found):
+        row_keys = np.frombuffer(bytes(keys), "S16")
+        order = np.argsort(row_keys, kind="stable")
+        if len(np.unique(row_keys)) < len(row_keys):
             raise InputError(f"{self.folder} has two results of one row; it was changed: give another folder")
-        return Done(found[order], np.array(digests, np.uint64)[order], failed)
+        return Done(row_keys[order], np.array(digests, np.uint64)[order], failed)
 
     def clean(self) -> None:
         """Remove what a job that was killed has not finished."""
@@ -98,12 +98,12 @@ class Shards:
         dropped = 0
         for path in self.paths():
             records = list(self._read(path, None))
-            kept = [record for record in records if record["error"] is None]
-            dropped += len(records) - len(kept)
-            if not kept:
+            successes = [record for record in records if record["error"] is None]
+            dropped += len(records) - len(successes)
+            if not successes:
                 path.unlink()
-            elif len(kept) < len(records):
-                self.write(path, kept)
+            elif len(successes) < len(records):
+                self.write(path, successes)
         return dropped
 
     def next(self) -> Path:

@@ -75,9 +75,9 @@ def _images(folder: Path, prefix: str) -> Iterator[Cells]:
 def _open_jsonl(path: Path) -> Source:
     def read(_: Collection[str] | None) -> Iterator[Cells]:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for line_number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _parsed(line, number)
+                    yield _parsed(line, line_number)
 
     return Source(path.parent, read)
 

@@ -75,12 +75,12 @@ def check(folder: Path, files: Mapping[str, File], receipt: Path, repository: st
     except (OSError, ValueError):
         pass  # no receipt, or half of one
     for name, file in files.items():
-        found = manifest.sha256(folder / name)
-        if stats[name].st_size != file.size or found != file.sha256:
+        checksum = manifest.sha256(folder / name)
+        if stats[name].st_size != file.size or checksum != file.sha256:
             (folder / name).resolve().unlink(missing_ok=True)
             (folder / name).unlink(missing_ok=True)
             raise BundleError(
-                f"{name} of {repository} is damaged: it has {stats[name].st_size} bytes and SHA-256 {found:.12}...,"
+                f"{name} of {repository} is damaged: it has {stats[name].st_size} bytes and SHA-256 {checksum:.12}...,"
                 f" the manifest says {file.size} and {file.sha256:.12}...; it was removed from the cache: try again,"
                 " and if it is damaged again, tell the repository's owner"
             )

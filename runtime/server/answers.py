@@ -84,14 +84,14 @@ class Completion:
                 "index": index,
                 "message": {
                     "role": "assistant",
-                    "content": one.text,
+                    "content": choice.text,
                     "refusal": None,
-                    "onnx_vlm": regions(one),
+                    "onnx_vlm": regions(choice),
                 },
-                "logprobs": self._texts.logprobs(one.logprobs),
-                "finish_reason": one.finish_reason,
+                "logprobs": self._texts.logprobs(choice.logprobs),
+                "finish_reason": choice.finish_reason,
             }
-            for index, one in enumerate(flat(answer))
+            for index, choice in enumerate(flat(answer))
         ]
         return {**self._about, "object": "chat.completion", "choices": choices, "usage": usage(flat(answer))}
 

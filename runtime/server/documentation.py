@@ -96,7 +96,7 @@ def _kind(schema: dict[str, Any]) -> str:
         return schema["$ref"].rpartition("/")[2]
     for union in ("anyOf", "oneOf"):
         if union in schema:
-            return " or ".join(_kind(one) for one in schema[union])
+            return " or ".join(_kind(member) for member in schema[union])
     if "const" in schema or "enum" in schema:
         return " or ".join(f'"{value}"' for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":

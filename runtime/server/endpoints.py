@@ -175,7 +175,7 @@ class ChatEndpoint:
         """Count an answer, for metrics and log."""
         self._service.metrics.ended(answer, model.name)
         record.about["prompt"] = answer.prompt_tokens
-        record.about["answer"] = sum(len(one.token_ids) for one in flat(answer))
+        record.about["answer"] = sum(len(choice.token_ids) for choice in flat(answer))
         record.about["finish"] = answer.finish_reason
 
 
@@ -197,8 +197,10 @@ class _Chunks:
     def of_end(self, answer: Generation, usage: bool) -> list[dict[str, Any]]:
         """The last chunk of each choice, and that of the number of tokens if it is wanted."""
         ends = [
-            self._completion.chunk(index, self._delta(index, onnx_vlm=regions(one)), finish_reason=one.finish_reason)
-            for index, one in enumerate(flat(answer))
+            self._completion.chunk(
+                index, self._delta(index, onnx_vlm=regions(choice)), finish_reason=choice.finish_reason
+            )
+            for index, choice in enumerate(flat(answer))
         ]
         return [*ends, self._completion.last(answer)] if usage else ends
 

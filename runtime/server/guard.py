@@ -82,8 +82,8 @@ class Guard:
         if scope["type"] != "http":
             raise RuntimeError(f"this server speaks HTTP alone, not {scope['type']}")
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        record = Record(given if ID.fullmatch(given) else secrets.token_hex(8))
+        request_id = headers.get("x-request-id", "")
+        record = Record(request_id if ID.fullmatch(request_id) else secrets.token_hex(8))
         scope.setdefault("state", {})["record"] = record
 
         async def send_marked(message: Message) -> None:
@@ -125,8 +125,8 @@ class Guard:
             raise APIError(503, f"the server is {self._models.status}; try again", code=self._models.status)
 
     def _knows_key(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), self._key or b"")  # takes as long for any key
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(token.strip().encode(), self._key or b"")  # takes as long for any key
         return self._key is None or (scheme.lower() == "bearer" and right)
 
     def _tell(self, record: Record, error: Exception) -> None:

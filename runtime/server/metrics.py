@@ -42,17 +42,25 @@ class Metrics:
     def __init__(self, models: Models) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
-            "onnx_vlm_requests", "Requests that have ended; status 499: the client left.", ["path", "status"],
+            "onnx_vlm_requests",
+            "Requests that have ended; status 499: the client left.",
+            ["path", "status"],
             registry=self._registry,
-        )  # fmt: skip
+        )
         self._until_first = Histogram(
-            "onnx_vlm_time_to_first_token_seconds", "From a request's arrival to its first token.", ["model"],
-            buckets=UNTIL_FIRST, registry=self._registry,
-        )  # fmt: skip
+            "onnx_vlm_time_to_first_token_seconds",
+            "From a request's arrival to its first token.",
+            ["model"],
+            buckets=UNTIL_FIRST,
+            registry=self._registry,
+        )
         self._between = Histogram(
-            "onnx_vlm_time_between_tokens_seconds", "From one token of an answer to the next.", ["model"],
-            buckets=BETWEEN, registry=self._registry,
-        )  # fmt: skip
+            "onnx_vlm_time_between_tokens_seconds",
+            "From one token of an answer to the next.",
+            ["model"],
+            buckets=BETWEEN,
+            registry=self._registry,
+        )
         self._prompt = Counter("onnx_vlm_prompt_tokens", "Tokens of prompts.", ["model"], registry=self._registry)
         self._answer = Counter("onnx_vlm_answer_tokens", "Tokens of answers.", ["model"], registry=self._registry)
         ProcessCollector(registry=self._registry)
@@ -65,8 +73,8 @@ class Metrics:
     def ended(self, answer: Generation, model: str) -> None:
         """Count the tokens of an answer."""
         self._prompt.labels(model).inc(answer.prompt_tokens)
-        for one in (answer, *answer.alternatives):
-            self._answer.labels(model).inc(len(one.token_ids))
+        for choice in (answer, *answer.alternatives):
+            self._answer.labels(model).inc(len(choice.token_ids))
 
     def watch(self, model: str, arrived: float) -> Watch:
         """A watch for the pieces of one request that has arrived at `arrived`, a value of `time.perf_counter`."""

@@ -52,9 +52,16 @@ def run(listener: socket.socket, models: Models, access: Access) -> None:
     loading = threading.Thread(target=_load, args=(models, listener.getsockname()), name="load", daemon=True)
     loading.start()
     config = uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
-        server_header=False, timeout_keep_alive=75,
-    )  # fmt: skip
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+    )
     Server(config, models, guard).run([listener])
     if models.error is not None:
         raise models.error

@@ -55,8 +55,8 @@ class TritonPythonModel:
         options = _options(_text(request, "sampling_parameters"))
         excludes = _flag(request, "exclude_input_in_output")
         answer = Answer(sender, "" if excludes else prompt, _flag(request, "stream"), _wanted(request))
-        (wanted,) = requests(prompt, images or None, None, None)
-        answer.stream = self._scheduler.submit(wanted, answer, **options)
+        (question,) = requests(prompt, images or None, None, None)
+        answer.stream = self._scheduler.submit(question, answer, **options)
 
 
 class Answer:
@@ -87,11 +87,11 @@ class Answer:
 
     def _end(self, answer: Generation) -> None:
         answers = [answer, *answer.alternatives]
-        texts = [""] if self._streams else [self._echo + one.text for one in answers]
+        texts = [""] if self._streams else [self._echo + choice.text for choice in answers]
         outputs = {
-            "finish_reason": _strings([one.finish_reason for one in answers]),
+            "finish_reason": _strings([choice.finish_reason for choice in answers]),
             "num_input_tokens": np.array([answer.prompt_tokens], np.uint32),
-            "num_output_tokens": np.array([len(one.token_ids) for one in answers], np.uint32),
+            "num_output_tokens": np.array([len(choice.token_ids) for choice in answers], np.uint32),
         }
         self._send(texts, {name: value for name, value in outputs.items() if name in self._wanted}, final=True)
 
@@ -147,12 +147,12 @@ def _image(value: bytes) -> bytes:
 def _options(text: str | None) -> dict[str, Any]:
     """The options of an answer in the JSON of sampling_parameters."""
     try:
-        given = json.loads(text or "{}")
+        parameters = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
         raise InputError(f"sampling_parameters is not JSON: {error}") from None
-    if not isinstance(given, dict):
+    if not isinstance(parameters, dict):
         raise InputError("sampling_parameters must be a JSON object")
-    options = {RENAMED.get(name, name): value for name, value in given.items()}
+    options = {RENAMED.get(name, name): value for name, value in parameters.items()}
     known = {field.name for field in FIELDS}
     if unknown := sorted(set(options) - known):
         raise InputError(

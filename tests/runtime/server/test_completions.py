@@ -105,9 +105,14 @@ def test_several_answers_are_drawn_by_their_seed(running: Running, client: opena
         streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert streamed == texts
     expected = vlm_of(running, "perception_lm").generate(
-        "Describe the image.", shapes.draw(SCENE), num_return_sequences=3, seed=5, do_sample=True, temperature=2.0,
+        "Describe the image.",
+        shapes.draw(SCENE),
+        num_return_sequences=3,
+        seed=5,
+        do_sample=True,
+        temperature=2.0,
         max_new_tokens=6,
-    )  # fmt: skip
+    )
     assert texts == [expected.text, *(one.text for one in expected.alternatives)]
 
 

@@ -82,7 +82,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"bboxes": [[1, 2]]}, 422, None, "takes no bboxes"),
     ],
     ids=lambda value: str(value)[:40],
-)  # fmt: skip
+)
 def test_a_wrong_request_is_told_what_is_wrong(
     running: Running, fields: dict[str, Any], status: int, param: str | None, words: str
 ):
