@@ -192,6 +192,8 @@ class Pipeline:
 
     def boxes_so_far(self, ids: list[int], encoded: EncodedRequest) -> list[Box]:
         """The boxes in the beginning of an answer."""
+        if self.manifest.grounding is None:
+            return []
         return read_boxes(ids, encoded, self.prompts, self.boxes).boxes
 
     def score(self, encoded: EncodedRequest, candidates: Sequence[Sequence[int]]) -> list[list[float]]:

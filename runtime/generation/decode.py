@@ -12,7 +12,7 @@ import numpy as np
 
 from .filters import Filter, expect_possible
 from .logprobs import token_logprob
-from .steps import Advance, Chosen, Steps
+from .steps import Advance, Chosen, Steps, settle
 from .stops import Stop
 
 #: picks an id for the answer with an index from its logits (vocab,)
@@ -69,7 +69,8 @@ def decode(
             history[index] += new[-1]
             going.append(not (len(answer) == max_new_tokens or stop(answer)))
         new_tokens = [token for tokens in new for token in tokens]
-        order = fill_gaps(np.array(going))
+        order = np.flatnonzero(going)
+        order = order[settle(order)]
         if not len(order):
             yield Advance(new_tokens)
             return history
@@ -102,15 +103,6 @@ def _until_end(tokens: Sequence[Chosen], answer: list[int], stop: Stop, max_new_
         yield token
         if len(answer) == max_new_tokens or stop(answer):
             return
-
-
-def fill_gaps(going: np.ndarray) -> np.ndarray:
-    """The indices of True in `going` (batch,), so ordered that few rows move: the last ones fill the gaps."""
-    rows = np.flatnonzero(going)
-    order = np.arange(len(rows))
-    stay = rows[rows < len(rows)]
-    order[np.setdiff1d(order, stay, assume_unique=True)] = rows[rows >= len(rows)]
-    return order
 
 
 def greedy(index: int, logits: np.ndarray) -> int:

@@ -62,3 +62,20 @@ def drive(search: Steps[T], step: Step) -> Generator[Sequence[Chosen], None, T]:
             advance = search.send(logits)
     except StopIteration as end:
         return end.value
+
+
+def settle(sources: np.ndarray) -> np.ndarray:
+    """An order of the rows (rows,) that new rows continue, so that few of them move.
+
+    A row that goes on stays where it is if that is one of the first `rows`; others fill the gaps. With rows 0, 2, 4 and
+    5 of six going on, the order of their indices is 0, 2, 1, 3: the new rows are 0, 4, 2 and 5.
+    """
+    order = np.full(len(sources), -1)
+    others = []
+    for index, source in enumerate(sources):
+        if source < len(order) and order[source] < 0:
+            order[source] = index
+        else:
+            others.append(index)
+    order[order < 0] = others
+    return order

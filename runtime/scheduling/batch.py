@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...graphs import GenerationError
-from ..generation.steps import Advance, Steps
+from ..generation.steps import Advance, Steps, settle
 from ..inference.engine import Engine
 from .answer_stream import AnswerStream
 from .pace import MOST, Pace
@@ -222,20 +222,6 @@ class Batch:
         parts = np.split(np.argsort(order), np.cumsum([len(request.rows) for request in self._active])[:-1])
         for request, rows in zip(self._active, parts):
             request.rows = rows
-
-
-def settle(sources: np.ndarray) -> np.ndarray:
-    """An order of `sources` (rows,), so that few rows move: a row that goes on stays where it is if that is one of the
-    first `rows`, and others fill the gaps."""
-    order = np.full(len(sources), -1)
-    others = []
-    for index, source in enumerate(sources):
-        if source < len(order) and order[source] < 0:
-            order[source] = index
-        else:
-            others.append(index)
-    order[order < 0] = others
-    return order
 
 
 def cancelled() -> GenerationError:

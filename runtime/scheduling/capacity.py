@@ -13,7 +13,7 @@ from .pace import MOST
 
 
 def row_tokens(vlm: VLM, rows: int, asked: int | None) -> int:
-    """How many tokens each of `rows` rows has room for: as many as `asked`, or as half of the memory is enough for.
+    """How many tokens each of `rows` rows has room for: as many as `asked`, or as the memory is enough for.
 
     Raises:
         InputError: if the memory is not enough.

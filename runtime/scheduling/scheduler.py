@@ -26,15 +26,15 @@ class Scheduler:
     """Answers requests as they come, together, each as `VLM.generate` would alone.
 
     One thread prepares requests in their order: it reads images, encodes prompts and runs the vision encoder. Another
-    runs the decoder: prompts, one after the other, and between their parts a step of all answers. The memory is taken
-    here, before the first request: a KV cache of `max_rows` rows.
+    runs the decoder: prompts, one after the other, and between their parts a step of all answers. The memory of the KV
+    cache is reserved here, before the first request: `max_rows` rows. On the host it is taken as rows are written.
 
     Args:
         vlm: the loaded model. It may be used on its own at the same time.
         max_rows: answers, beams and candidates that are computed together.
         max_queue: requests that wait for rows; one more is refused.
-        max_tokens: tokens of prompt and answer of one row. None for as many as the model has positions, or as half of
-            the memory has room for (`Limits.max_memory`, or what is free to this process).
+        max_tokens: tokens of prompt and answer of one row. None for as many as the model has positions, or as
+            `Limits.max_memory` has room for; half of what is free to this process where that is None.
         prefix_memory: bytes for the KV of earlier conversations, so that a next turn computes what is new only; 0 for
             none. Models whose prompt is bidirectional keep none.
         max_pause: seconds that running answers wait for a part of a new prompt, where the model allows parts. A part

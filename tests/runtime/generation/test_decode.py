@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_vlm.runtime.generation.decode import Sample, decode, fill_gaps, greedy
-from onnx_vlm.runtime.generation.steps import drive
+from onnx_vlm.runtime.generation.decode import Sample, decode, greedy
+from onnx_vlm.runtime.generation.steps import drive, settle
 from onnx_vlm.runtime.generation.stops import EndTokens
 
 
@@ -65,9 +65,9 @@ def test_a_prompt_may_get_several_answers():
 
 
 def test_few_rows_move_when_some_end():
-    kept = np.array([True, False, True, False, True, True])
-    assert fill_gaps(kept).tolist() == [0, 4, 2, 5]
-    assert fill_gaps(np.zeros(3, bool)).tolist() == []
+    for sources, rows in (([0, 2, 4, 5], [0, 4, 2, 5]), ([], []), ([1, 1, 0], [0, 1, 1]), ([7], [7])):
+        sources = np.array(sources, np.int64)
+        assert sources[settle(sources)].tolist() == rows
 
 
 def test_filters_see_prompt_and_answer():
