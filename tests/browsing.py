@@ -77,11 +77,8 @@ def transfer(page: Page, path: Path) -> Any:
 def drop(page: Page, path: Path) -> None:
     """Drop a file on the page, and wait until its image is shown or it is refused."""
     page.dispatch_event("#mat", "drop", {"dataTransfer": transfer(page, path)})
-    page.wait_for_function(
-        """name => document.querySelector("#about .name")?.textContent === name ||
-                   !document.querySelector("#notice").hidden""",
-        arg=path.name,
-    )
+    shown = page.locator("#about .name").get_by_text(path.name, exact=True)
+    shown.or_(page.locator("#notice:not([hidden])")).first.wait_for(state="attached")
 
 
 def ask(page: Page, prompt: str) -> None:
