@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...graphs import InputError
-from ..hub.find import ID, find
+from ..hub.find import find, name_of
 from ..limits import MAX_PIXELS, Limits
 from . import flags
 from .console import messages
@@ -122,8 +122,7 @@ def name_bundles(arguments: list[str]) -> dict[str, str]:
     for argument in arguments:
         folder, equals, name = argument.rpartition("=")
         if not equals or Path(argument).exists():
-            match = ID.fullmatch(argument)
-            folder, name = argument, Path(match["repository"] if match else argument).resolve().name
+            folder, name = argument, name_of(argument)
         if not folder or not name:
             raise InputError(f"{argument!r:.80}: give BUNDLE or BUNDLE=NAME")
         flags.check_text(name)

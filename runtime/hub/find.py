@@ -29,7 +29,7 @@ def find(bundle: str | os.PathLike[str], revision: str | None = None) -> Path:
         InputError: if the extra `hub` is missing, or `revision` is given for a folder or twice.
         VLMError: if the Hub cannot be reached.
     """
-    match = ID.fullmatch(bundle) if isinstance(bundle, str) and not os.path.lexists(bundle) else None
+    match = _match_id(bundle)
     if match is None:
         if revision is not None:
             raise InputError(f"revision is {revision!r}, and {bundle} is a folder; a revision is of an id on the Hub")
@@ -37,6 +37,17 @@ def find(bundle: str | os.PathLike[str], revision: str | None = None) -> Path:
     if revision is not None and match["revision"] is not None:
         raise InputError(f"{bundle} names a revision already; give revision={revision!r} or @, not both")
     return fetch(match["repository"], revision or match["revision"])
+
+
+def name_of(bundle: str) -> str:
+    """The name of a bundle for clients: that of its folder, or of its repository on the Hub; empty for the root."""
+    match = _match_id(bundle)
+    return Path(bundle).resolve().name if match is None else Path(match["repository"]).name
+
+
+def _match_id(bundle: str | os.PathLike[str]) -> re.Match[str] | None:
+    """The parts of an id on the Hub; None for a path."""
+    return ID.fullmatch(bundle) if isinstance(bundle, str) and not os.path.lexists(bundle) else None
 
 
 def fetch(repository: str, revision: str | None = None) -> Path:

@@ -13,7 +13,7 @@ from ..console import messages
 
 
 def triton(
-    bundle: flags.Bundle,
+    bundle: flags.BundleName,
     repository: Annotated[
         Path,
         typer.Argument(
@@ -23,7 +23,9 @@ def triton(
     *,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of the model, for clients.", show_default="that of the bundle's folder"),
+        typer.Option(
+            metavar="NAME", help="Of the model, for clients.", show_default="that of the bundle's folder or repository"
+        ),
     ] = None,
     max_rows: Annotated[int, typer.Option(metavar="N", help="Answers that are computed together.")] = 8,
     max_queue: Annotated[int, typer.Option(metavar="N", help="Requests that may wait.")] = 64,
@@ -33,6 +35,7 @@ def triton(
 
     Triton's Python needs onnx-vlm. Triton reads the bundle where it is.
     """
+    from ...hub.find import find, name_of
     from ...triton.repository import write
 
     settings = {
@@ -43,5 +46,5 @@ def triton(
         "max_rows": max_rows,
         "max_queue": max_queue,
     }
-    folder = write(bundle, repository, name or bundle.resolve().name, settings)
+    folder = write(find(bundle), repository, name or name_of(bundle), settings)
     messages.print(f"wrote [bold]{escape(str(folder))}[/]", soft_wrap=True)

@@ -126,6 +126,14 @@ def test_a_folder_goes_before_an_id(client: Client, bundle: Path):
     assert client.hub.requests == []
 
 
+def test_a_model_of_triton_has_the_name_of_the_repository(client: Client):
+    done = client.run("triton", "user/bundle@main", "models")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (client.folder / "models").iterdir()] == ["bundle"]
+    settings = json.loads((client.folder / "models" / "bundle" / "1" / "model.json").read_text())
+    assert (Path(settings["bundle"]) / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 def test_a_damaged_file_is_refused_each_time_until_it_is_mended(client: Client, large: bool):
     files = client.hub.repositories["user/bundle"].files
