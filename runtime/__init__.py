@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its packages report to Microsoft; it reads this when imported
 try:
     import onnxruntime  # noqa: F401  # before the modules that need it, for the error
 except ImportError as error:
