@@ -34,6 +34,7 @@ def load(
     limits: Limits | None = None,
     embedding_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    look_ahead: bool = True,
 ) -> VLM:
     """Load a bundle. The model may be used from several threads at once.
 
@@ -49,6 +50,7 @@ def load(
         embedding_folder: where image embeddings are kept on disk too, for other processes and later ones, without a
             limit. None for nowhere.
         revision: for an id, a branch, a tag or a commit of its repository.
+        look_ahead: see `LoadOptions`.
 
     Raises:
         BundleError: if the bundle is incomplete, damaged or of another format, or is not there.
@@ -57,7 +59,7 @@ def load(
             what is missing and how to get it.
         VLMError: if the Hub cannot be reached.
     """
-    options = LoadOptions(provider, threads, provider_options or {}, allow_fallback)
+    options = LoadOptions(provider, threads, provider_options or {}, allow_fallback, look_ahead)
     return VLM(find(bundle, revision), options, limits, embedding_folder)
 
 
@@ -78,8 +80,9 @@ class VLM:
         embedding_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        targets = choose_targets(options or LoadOptions())
-        self.pipeline = Pipeline(folder, targets, self.limits, embedding_folder)
+        options = options or LoadOptions()
+        targets = choose_targets(options)
+        self.pipeline = Pipeline(folder, targets, self.limits, embedding_folder, options.look_ahead)
         self.manifest = self.pipeline.manifest
         engine = self.pipeline.engine
         self.provider = engine.target.provider

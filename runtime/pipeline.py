@@ -6,7 +6,6 @@ A pipeline holds a loaded bundle and nothing of a call, so any number of calls m
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -20,11 +19,10 @@ from ..graphs.sampling import show
 from . import inputs
 from .assembly import Assembly, EncodedRequest, read_boxes
 from .generation import scoring, strategy
-from .generation.decode import Force
-from .generation.filters import Filter
+from .generation.lookahead import Earlier, Guesses, drive_ahead
 from .generation.steps import Chosen, Steps, drive
+from .grounding.constraints import Constraints
 from .grounding.formats import box_format
-from .grounding.grammar import Constraint, Grammar, Vocabulary
 from .grounding.types import Box, PhraseBoxes
 from .inference.engine import Engine
 from .inference.image_embeddings import ImageEmbeddingCache
@@ -36,7 +34,6 @@ from .providers.targets import Target
 from .results import Generation, StageTimer
 from .stream import fold
 from .text.detokenize import Reader
-from .text.json_answers import JsonConstraint, JsonVocabulary
 from .text.prompt import EncodedPrompt, PromptInput, Prompts
 
 #: Computes the logits (prompts, vocab) after prompts, with room for new tokens and for several answers to each.
@@ -53,6 +50,7 @@ class Pipeline:
         targets: the providers that it may run on, the best first.
         limits: bounds of each call.
         embedding_folder: keeps image embeddings on disk too; None keeps them in memory alone.
+        look_ahead: guess tokens that repeat, and check several in one step.
 
     Attributes:
         manifest: the bundle's description.
@@ -63,7 +61,12 @@ class Pipeline:
     """
 
     def __init__(
-        self, folder: Path, targets: Sequence[Target], limits: Limits, embedding_folder: str | PathLike[str] | None
+        self,
+        folder: Path,
+        targets: Sequence[Target],
+        limits: Limits,
+        embedding_folder: str | PathLike[str] | None,
+        look_ahead: bool = True,
     ) -> None:
         self.manifest = manifest.load(folder)
         self.limits = limits
@@ -72,7 +75,11 @@ class Pipeline:
             prompts = pool.submit(Prompts, folder, self.manifest.prompt, tile_tokens)
             self.engine = Engine(folder, self.manifest, targets, limits.vision_memory)
             self.prompts = prompts.result()
+        # Tokens that run together see each other where attention is bidirectional.
+        self._looks_ahead = look_ahead and self.manifest.causal
+        self._earlier = Earlier()
         self.boxes = box_format(self.manifest.grounding)
+        self._constraints = Constraints(self.manifest, self.prompts, self.boxes)
         encoders = (contract.VISION_ENCODER, contract.PROJECTOR)
         checksums = [file.sha256 for name, file in self.manifest.files.items() if name.startswith(encoders)]
         self.image_embeddings = ImageEmbeddingCache(
@@ -146,7 +153,11 @@ class Pipeline:
         search = self.new_search(prompts, settings, reader)
         timer.lap("preprocess")
         logits, run = (prefill or self.prefill)(prompts, settings.max_new_tokens, copies, timer)
-        answers = yield from drive(search(logits), run.step)
+        guesses = self.guesses(prompts, settings, self._earlier)
+        if guesses is None:
+            answers = yield from drive(search(logits), run.step)
+        else:
+            answers = yield from drive_ahead(search(logits), run, guesses, settings.max_new_tokens)
         timer.lap("decode")
         return self.generations(answers, encoded, reader, timer)
 
@@ -159,23 +170,22 @@ class Pipeline:
             InputError: for an end that the model does not have, and if what answers are constrained to has no room.
         """
         assert settings.max_new_tokens is not None
-        forced, vocab = settings.forced_eos_token_id, self.manifest.vocab
-        if any(token >= vocab for token in forced):
-            raise InputError(f"forced_eos_token_id is {show(forced)}; this model has {vocab} ids, give ids below that")
+        ends_last, vocab = settings.forced_eos_token_id, self.manifest.vocab
+        if any(token >= vocab for token in ends_last):
+            raise InputError(
+                f"forced_eos_token_id is {show(ends_last)}; this model has {vocab} ids, give ids below that"
+            )
         ids = [prompt.counted for prompt in prompts]
-        constraints: list[Filter] = []
-        forced: Force | None = None
-        if settings.constrain == "boxes":
-            constraints = [Constraint(self.grammar, settings.max_new_tokens, ids)]
-        elif settings.constrain is not None:
-            schema = "{}" if settings.constrain == "json" else settings.constrain
-            constraint = JsonConstraint(self.json_vocabulary, schema)
-            constraints = [constraint]
-            # Ids that run together see each other where attention is bidirectional.
-            forced = constraint.forced if self.manifest.causal else None
+        constraints, forced = self._constraints.filters(settings.constrain, ids, settings.max_new_tokens)
         stops = [reader.stops] if reader.stops else []
         ends = self.manifest.generation.eos_token_ids
         return lambda logits: strategy.answer(logits, ids, settings, ends, stops, constraints, forced)
+
+    def guesses(self, prompts: Sequence[EncodedPrompt], settings: Settings, earlier: Earlier) -> Guesses | None:
+        """What guesses tokens of the answer to prompts; None where there are several, or guesses cannot be checked."""
+        if not (self._looks_ahead and self.engine.on_host) or len(prompts) * settings.copies > 1:
+            return None
+        return Guesses(prompts[0].ids[~prompts[0].is_image].tolist(), earlier)
 
     def generations(
         self,
@@ -222,17 +232,6 @@ class Pipeline:
     def scoring(self, logits: Logits, candidates: Sequence[Sequence[int]]) -> Steps[list[list[float]]]:
         """What scores answers from the logits (1, vocab) after a prompt."""
         return scoring.score(logits, candidates, self.manifest.generation.eos_token_ids)
-
-    @functools.cached_property
-    def grammar(self) -> Grammar:
-        """The grammar of answers with boxes. Made when it is first needed: it reads the whole vocabulary."""
-        ends = self.manifest.generation.eos_token_ids
-        return self.boxes.grammar(Vocabulary(self.prompts.tokenizer, self.manifest.vocab, ends))
-
-    @functools.cached_property
-    def json_vocabulary(self) -> JsonVocabulary:
-        """The vocabulary of answers in JSON. Made when it is first needed: it reads all of it."""
-        return JsonVocabulary(self.prompts.tokenizer, self.manifest.vocab, self.manifest.generation.eos_token_ids)
 
     def allowed_new_tokens(self, prompts: Sequence[EncodedPrompt], max_new_tokens: int | None, copies: int) -> int:
         """How many tokens an answer may have.

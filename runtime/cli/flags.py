@@ -127,8 +127,11 @@ def _load_options(
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads for one operator on the CPU.", rich_help_panel=RUN)
     ] = None,
+    no_look_ahead: Annotated[
+        bool, typer.Option("--no-look-ahead", help="Decode token by token, repeated ones too.", rich_help_panel=RUN)
+    ] = False,
 ) -> LoadOptions:
-    return LoadOptions(provider, threads, parse(provider_option), allow_fallback)
+    return LoadOptions(provider, threads, parse(provider_option), allow_fallback, not no_look_ahead)
 
 
 def _bundle(bundle: BundleName) -> Path:

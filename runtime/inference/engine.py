@@ -87,6 +87,11 @@ class Engine:
         return self._projector.run({contract.VISION_FEATURES: features})[0]
 
     @property
+    def on_host(self) -> bool:
+        """Whether cache and logits are in the memory of the host."""
+        return self._device is None
+
+    @property
     def draws_masks(self) -> bool:
         """Whether there is a graph to make masks of their codes."""
         return self._masks is not None

@@ -118,6 +118,10 @@ class Cache:
         cache._lengths[0] = length
         return cache
 
+    def forget(self, tokens: int) -> None:
+        """Drop the last `tokens` tokens of the rows in use."""
+        self._lengths[: self.batch] -= tokens
+
     def extend(self, lengths: np.ndarray, row: int | None = None) -> dict[str, np.ndarray]:
         """Add new tokens to the rows in use, `lengths` (batch,) to each, or to one `row` (1,).
 

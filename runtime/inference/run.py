@@ -77,10 +77,22 @@ class HostRun:
         self._binding = self._bound()
 
     def run_tokens(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        logits = self._run(self._binding, self.cache.extend(lengths), inputs_embeds, lengths)
+        logits = self._run(self._binding, self.cache.extend(lengths), inputs_embeds, lengths[:, None] - 1)
         if self.cache.advance():
             self.cache.bind(self._binding)
-        return logits
+        return logits[:, 0]
+
+    def run_each(self, ids: Sequence[int]) -> np.ndarray:
+        """Run `ids` (tokens,) as the next ones of the only row; returns the logits (tokens, vocab) after each."""
+        inputs = self.cache.extend(np.array([len(ids)]))
+        logits = self._run(self._binding, inputs, self._embed_tokens(np.array([ids])), np.arange(len(ids))[None])
+        if self.cache.advance():
+            self.cache.bind(self._binding)
+        return logits[0]
+
+    def forget(self, tokens: int) -> None:
+        """Drop the last `tokens` tokens of the only row."""
+        self.cache.forget(tokens)
 
     def step(self, source_rows: np.ndarray, ids: np.ndarray, before: Mapping[int, Sequence[int]] = {}) -> np.ndarray:
         self.keep(source_rows)
@@ -94,9 +106,10 @@ class HostRun:
 
     def append(self, row: int, inputs_embeds: np.ndarray) -> np.ndarray:
         lengths = np.array([len(inputs_embeds)])
-        logits = self._run(self._bound(row), self.cache.extend(lengths, row), inputs_embeds[None], lengths)
+        indices = lengths[:, None] - 1
+        logits = self._run(self._bound(row), self.cache.extend(lengths, row), inputs_embeds[None], indices)
         self.cache.advance(row)
-        return logits
+        return logits[:, 0]
 
     def begin(self, row: int, prefix: Sequence[np.ndarray] = (), length: int = 0) -> None:
         self.cache.begin(row, prefix, length)
@@ -116,14 +129,15 @@ class HostRun:
         return binding
 
     def _run(
-        self, binding: ort.IOBinding, inputs: dict[str, np.ndarray], inputs_embeds: np.ndarray, lengths: np.ndarray
+        self, binding: ort.IOBinding, inputs: dict[str, np.ndarray], inputs_embeds: np.ndarray, indices: np.ndarray
     ) -> np.ndarray:
-        inputs |= {contract.INPUTS_EMBEDS: inputs_embeds, contract.LOGITS_INDICES: lengths[:, None] - 1}
+        """The logits (rows, kept, vocab) at the `indices` (rows, kept) of the new tokens."""
+        inputs |= {contract.INPUTS_EMBEDS: inputs_embeds, contract.LOGITS_INDICES: indices}
         for name, value in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(value))
         binding.bind_output(contract.LOGITS)  # new memory: the caller may still hold the logits before
         self._decoder.run_bound(binding)
-        return binding.get_outputs()[0].numpy()[:, 0]
+        return binding.get_outputs()[0].numpy()
 
 
 class DeviceRun:

@@ -9,16 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Where the graphs of a bundle are to run.
+    """Where the graphs of a bundle are to run, and how.
 
     Attributes:
         provider: "cpu", "cuda" or "tensorrt", which runs there or is an error; or "auto", the best that runs.
         threads: threads for one operator on the CPU; ONNX Runtime decides if None.
         provider_options: options of the provider by name; `providers.options.OPTIONS` lists them.
         allow_fallback: let nodes run on the CPU that the provider has no kernel for.
+        look_ahead: guess tokens that repeat what stands in the prompt or in an answer before, and check several in one
+            step. Answers are the same. It is for causal models on the CPU, and one answer at a time.
     """
 
     provider: str = "auto"
     threads: int | None = None
     provider_options: Mapping[str, Any] = field(default_factory=dict)
     allow_fallback: bool = False
+    look_ahead: bool = True

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...graphs import GenerationError
+from ..generation.lookahead import GuessedStep, Guesses, ids_of
 from ..generation.steps import Advance, Steps, settle
 from ..inference.engine import Engine
 from .answer_stream import AnswerStream
@@ -114,7 +115,10 @@ class Batch:
         self._drop_cancelled()
         if self._joining:
             self._run_prompt(self._joining)
-        if self._active:
+        alone = len(self._active) == 1 and not self._joining
+        if alone and (guesses := self._active[0].prepared.task.guesses):
+            self._step_ahead(self._active[0], guesses)
+        elif self._active:
             self._step()
 
     def cancel(self) -> None:
@@ -158,6 +162,21 @@ class Batch:
         self._active.append(request)
         self._choose(request, None)
 
+    def _step_ahead(self, request: Active, guesses: Guesses) -> None:
+        """Append the ids that have been chosen to the only answer, and those that are guessed to follow."""
+        start = time.perf_counter()
+        self._close_gaps()
+        step = GuessedStep(self._run, guesses, request.advance, self._max_tokens - request.length)
+        self.steps += 1
+        chosen = True
+        while chosen:
+            ids = ids_of(request.advance)
+            request.ids, request.length = request.ids + ids, request.length + len(ids)
+            self._choose(request, step.logits)
+            chosen = request in self._active and step.guessed(request.advance)
+        step.close()
+        self._pace.ran_step(time.perf_counter() - start)
+
     def _step(self) -> None:
         """Append the ids that have been chosen to all answers, and choose the next."""
         start = time.perf_counter()
@@ -178,7 +197,9 @@ class Batch:
             request.rows = part
             request.length += 1 + max(map(len, request.advance.before.values()), default=0)
             if len(part) == 1:
-                request.ids += [*request.advance.before.get(0, ()), int(request.advance.ids[0])]
+                request.ids += ids_of(request.advance)
+                if guesses := request.prepared.task.guesses:
+                    guesses.extend(ids_of(request.advance))
             self._choose(request, logits.take(part, axis=0))
         self._pace.ran_step(time.perf_counter() - start)
 

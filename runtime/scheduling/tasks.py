@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..generation.lookahead import Earlier, Guesses
 from ..generation.steps import Chosen, Steps
 from ..grounding.types import Box
 from ..inference.run import Logits
@@ -25,10 +26,12 @@ class Task(Protocol):
     Attributes:
         copies: how many rows it takes.
         timer: was started when the request was submitted.
+        guesses: guesses its tokens, while it is the only one; None where that is not possible.
     """
 
     copies: int
     timer: StageTimer
+    guesses: Guesses | None
 
     def prepare(self, max_tokens: int) -> np.ndarray:
         """Read its media, encode its prompt and its images; the embeddings (tokens, hidden) of the prompt.
@@ -57,6 +60,7 @@ class Generate:
         self._reader = pipeline.new_reader(settings)
         self._texts = Texts(self._reader, settings.num_return_sequences, self._boxes) if pieces else None
         self._encoded: EncodedRequest | None = None
+        self.guesses: Guesses | None = None
         self.search: Callable[[Logits], Steps[Any]]
 
     def prepare(self, max_tokens: int) -> np.ndarray:
@@ -66,6 +70,8 @@ class Generate:
         new_tokens = room(self._pipeline, prompt, self._settings.max_new_tokens, max_tokens)
         settings = dataclasses.replace(self._settings, max_new_tokens=new_tokens)
         self.search = self._pipeline.new_search([prompt], settings, self._reader)
+        # The answers of others are not looked up: how fast an answer comes would tell of them.
+        self.guesses = self._pipeline.guesses([prompt], settings, Earlier(0))
         self.timer.lap("preprocess")
         (embeds,) = self._pipeline.embed([prompt])
         self.timer.lap("vision")
@@ -92,6 +98,7 @@ class ScoreCandidates:
         self._candidates, self._ids = zip(*pipeline.candidates(candidates))
         self.copies = len(self._ids)
         self.timer = StageTimer()
+        self.guesses = None
 
     def prepare(self, max_tokens: int) -> np.ndarray:
         self.timer.lap("queue")
