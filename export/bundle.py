@@ -134,8 +134,8 @@ def export_model(
 def _weights_of(parts: registry.ModelParts) -> dict[str, list[torch.Tensor]]:
     """The weights of each graph and of the embedding table."""
     by_graph = {name: list(module.parameters()) for name, module in parts.modules.items()}
-    table = parts.embed_tokens
-    if table is not parts.model.get_output_embeddings().weight:
+    table, head = parts.embed_tokens, parts.model.get_output_embeddings()
+    if head is None or table is not head.weight:
         by_graph[contract.DECODER] = [weight for weight in by_graph[contract.DECODER] if weight is not table]
     return {**by_graph, EMBED_TOKENS: [table]}
 

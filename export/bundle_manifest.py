@@ -60,6 +60,7 @@ def gather(
         grounding=recipe.grounding,
         proof=None,
         files={},
+        vectors=recipe.vectors,
     )
     _check_values(gathered)
     return gathered

@@ -91,7 +91,8 @@ def find(name: str) -> Target:
 def engine_profiles(parts: ModelParts, recipe: Recipe) -> dict[str, Profile]:
     """The shapes that TensorRT builds engines for, by graph.
 
-    A decoding step is the usual shape of the decoder, because most of its runs are; the largest is a long prompt.
+    A decoding step is the usual shape of the decoder, because most of its runs are; the largest is a long prompt. One
+    that makes vectors runs whole pages.
     """
     _, tile_tokens, _ = parts.graphs[contract.PROJECTOR].outputs[0].shape
     tiles = 1 + recipe.image.max_tiles if isinstance(recipe.image, manifest.Tiles) else 1
@@ -101,12 +102,17 @@ def engine_profiles(parts: ModelParts, recipe: Recipe) -> dict[str, Profile]:
     positions = recipe.max_positions
     smallest = min(SMALLEST_CACHE, positions)
     usual_cache = min(positions, max(smallest, 1 << usual_prompt.bit_length()))
+    longest = min(positions, longest_prompt)
+    sequence, kept = SizeRange(1, 1, longest), SizeRange(1, 1, 1)
+    cache = SizeRange(smallest, usual_cache, positions)
+    if recipe.vectors is not None:
+        sequence = kept = cache = SizeRange(1, min(usual_prompt, longest), longest)
     ranges = {
         contract.TILES: SizeRange(1, 1, TILES),
         contract.BATCH: SizeRange(1, 1, ROWS),
-        contract.SEQUENCE: SizeRange(1, 1, min(positions, longest_prompt)),
-        contract.KEPT: SizeRange(1, 1, 1),
-        contract.CAPACITY: SizeRange(smallest, usual_cache, positions),
+        contract.SEQUENCE: sequence,
+        contract.KEPT: kept,
+        contract.CAPACITY: cache,
         contract.MASKS: SizeRange(1, 1, MASKS),
     }
     return {

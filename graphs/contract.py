@@ -10,7 +10,8 @@ Shape = tuple[int | str, ...]
 VISION_ENCODER = "vision_encoder"
 PROJECTOR = "projector"
 DECODER = "decoder"
-GRAPHS = (VISION_ENCODER, PROJECTOR, DECODER)
+ENCODERS = (VISION_ENCODER, PROJECTOR)  #: those that images go through
+GRAPHS = (*ENCODERS, DECODER)
 MASK_DECODER = "mask_decoder"  #: an optional graph, not in every bundle
 
 EMBED_TOKENS = "embed_tokens.npy"
@@ -28,6 +29,9 @@ SEQUENCE_LENGTHS = "sequence_lengths"
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"
 LOGITS_INDICES = "logits_indices"
 LOGITS = "logits"
+VECTORS = "vectors"
+QUERY_IDS = "query_ids"  #: of a proof
+QUERY_VECTORS = "query_vectors"  #: of a proof
 INPUT_IDS = "input_ids"
 TOKEN_IDS = "token_ids"
 MASK_CODES = "mask_codes"
@@ -47,7 +51,7 @@ TILES = "tiles"
 BATCH = "batch"
 SEQUENCE = "sequence"  #: tokens of a row in this call
 CAPACITY = "capacity"  #: positions of a KV buffer
-KEPT = "kept"  #: positions of a row whose logits are returned
+KEPT = "kept"  #: positions of a row whose logits or vectors are returned
 
 
 def past_name(layer: int, part: str) -> str:
@@ -176,6 +180,11 @@ def decoder(layers: int, kv_heads: int, head_dim: int, hidden: int, vocab: int) 
         ),
         (TensorSpec(LOGITS, "float32", (BATCH, KEPT, vocab)), *present),
     )
+
+
+def vector_decoder(decoder: GraphSpec, width: int) -> GraphSpec:
+    """A decoder that returns a vector of length 1 for each kept position, (batch, kept, width), in place of logits."""
+    return replace(decoder, outputs=(TensorSpec(VECTORS, "float32", (BATCH, KEPT, width)), *decoder.outputs[1:]))
 
 
 def mask_decoder(codes: int, size: int) -> GraphSpec:

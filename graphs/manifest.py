@@ -15,6 +15,7 @@ from typing import Literal
 from . import contract, manifest_checks, migrations, shape_profile, strict_json
 from .contract import GraphSpec
 from .errors import BundleError
+from .loss import Loss, VectorLoss
 from .recipes import (
     ChatPrompt,
     Embedding,
@@ -25,6 +26,7 @@ from .recipes import (
     Resize,
     TextPrompt,
     Tiles,
+    Vectors,
     Video,
 )
 from .sampling import Sampling
@@ -47,6 +49,8 @@ __all__ = [
     "Sampling",
     "TextPrompt",
     "Tiles",
+    "VectorLoss",
+    "Vectors",
     "Video",
     "load",
     "read",
@@ -58,32 +62,8 @@ FILE_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Loss:
-    """The distance of the source model with the bundle's rounded weights to the source model, on the proof's answers.
-
-    Attributes:
-        logits: the norm of the difference of the logits, divided by the norm of the source's logits; the mean of each
-            row is subtracted first.
-        equal_tokens, tokens: how many tokens of the source's answers the rounded model also chooses, of how many.
-        perplexity, source_perplexity: of the source's answers, for the rounded model and for the source itself.
-    """
-
-    logits: float
-    equal_tokens: int
-    tokens: int
-    perplexity: float
-    source_perplexity: float
-
-    def __str__(self) -> str:
-        return (
-            f"logits {self.logits:.2g} from the source's, {self.equal_tokens} of {self.tokens} tokens equal,"
-            f" perplexity of the source's answers {self.perplexity:.4g} (source {self.source_perplexity:.4g})"
-        )
-
-
-@dataclass(frozen=True)
 class Proof:
-    """The images and arrays under proof/, one set for each of `prompts`.
+    """The images and arrays under proof/, one set for each of `prompts`, which are queries where pages are embedded.
 
     The arrays are computed by the source model with the rounded weights that the bundle has. `loss` says how much
     rounding the weights changes, None where it changes none. Older bundles have one `prompt`, and arrays that the
@@ -92,7 +72,7 @@ class Proof:
 
     prompt: str = ""
     prompts: tuple[str, ...] = ()
-    loss: Loss | None = None
+    loss: Loss | VectorLoss | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +101,9 @@ class Manifest:
         profiles: the shapes to build engines for, by graph; empty for graphs that are not made for that.
         cache: "in_place" where past and present of a layer are one buffer; "copied" where they are two, and the
             present is a copy of the past with the new tokens in it.
+        generation: where `vectors` are made, its `max_positions` alone counts.
         causal: whether a token of a prompt sees only the tokens before it; if not, a prompt's tokens see each other.
+        vectors: what makes this a bundle of the kind "embedding"; null where it answers.
     """
 
     format: int
@@ -143,6 +125,12 @@ class Manifest:
     grounding: LocationTokens | PatchTokens | None
     proof: Proof | None
     files: dict[str, File]
+    vectors: Vectors | None = None
+
+    @property
+    def kind(self) -> Literal["generation", "embedding"]:
+        """What the bundle makes: answers, or vectors of pages and queries."""
+        return "generation" if self.vectors is None else "embedding"
 
     @property
     def tile_tokens(self) -> int:
@@ -156,7 +144,7 @@ class Manifest:
 
     @property
     def vocab(self) -> int:
-        """The number of logits that the decoder returns for a position."""
+        """The number of logits that the decoder returns for a position, or of numbers of a vector."""
         return self.graphs[contract.DECODER].outputs[0].shape[-1]
 
     def graph_bytes(self, name: str) -> int:

@@ -157,6 +157,7 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
     for name, (rows, columns) in tiles.items():
         if (rows, columns) != (height, width):
             yield f"{name}: tiles of {rows} x {columns}, the graph takes {height} x {width}"
+    yield from _vectors(manifest)
     if contract.MASK_DECODER in manifest.graphs:
         grounding = manifest.grounding
         *_, codes = manifest.graphs[contract.MASK_DECODER].inputs[0].shape
@@ -172,6 +173,15 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
             yield from (
                 f"profiles.{name}.{problem}" for problem in shape_profile.problems(ranges, manifest.graphs[name])
             )
+
+
+def _vectors(manifest: Manifest) -> Iterator[str]:
+    """What contradicts the kind of the bundle."""
+    output = manifest.graphs[contract.DECODER].outputs[0].name
+    if (manifest.vectors is not None) != (output == contract.VECTORS):
+        yield f"vectors: {manifest.vectors!r:.60}, and the decoder returns {output:.60}"
+    if manifest.vectors is not None and manifest.prompt.kind != "plain":
+        yield f"prompt.kind: {manifest.prompt.kind!r}, vectors are made of plain prompts"
 
 
 def _files(manifest: Manifest, folder: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import BundleError
 
 #: The format that an export writes. It changes with every new field, so that an older version says that it is too old.
-FORMAT = 8
+FORMAT = 9
 OLDEST = 7
 
 Data = dict[str, Any]
@@ -23,7 +23,12 @@ def _from_7(data: Data) -> Data:
     return data
 
 
-STEPS: dict[int, Callable[[Data], Data]] = {7: _from_7}
+def _from_8(data: Data) -> Data:
+    """Format 9 has bundles of the kind "embedding": `vectors`, and their loss. Both may be absent."""
+    return data
+
+
+STEPS: dict[int, Callable[[Data], Data]] = {7: _from_7, 8: _from_8}
 
 
 def migrate(data: Any, path: Path) -> Data:

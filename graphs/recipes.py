@@ -111,6 +111,19 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """A bundle of the kind "embedding": it makes a vector for each token of a page or a query, and answers nothing.
+
+    A page is one image, and its prompt is the text `page`. A query is a text, without an image: its ids are those of
+    `query_before`, the text and `query_after`, tokenized as one text.
+    """
+
+    page: str
+    query_before: str
+    query_after: str
+
+
+@dataclass(frozen=True)
 class GenerationDefaults:
     """How answers end and how tokens are chosen where the caller does not say.
 

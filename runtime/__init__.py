@@ -21,6 +21,7 @@ from .limits import Limits
 from .model import VLM, load
 from .options import Options
 from .results import Generation, Score
+from .retrieval import late_interaction
 from .stream import Stream
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "TokenLogprob",
     "VLMError",
     "draw",
+    "late_interaction",
     "load",
 ]

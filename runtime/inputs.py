@@ -63,6 +63,15 @@ class Media:
         return Media(self.images + more.images, self.videos + more.videos, self.size or more.size)
 
 
+def check_answers(manifest: Manifest) -> None:
+    """Raise an InputError if a bundle makes vectors and answers nothing."""
+    if manifest.kind == "embedding":
+        raise InputError(
+            "this bundle makes vectors of pages and queries and answers no prompts; use VLM.embed, the command"
+            " `onnx-vlm embed`, batch jobs with the task embed, or the server's /v1/embeddings"
+        )
+
+
 def is_batch(prompt: Any) -> bool:
     """Whether several prompts are given: a list that is no conversation."""
     return isinstance(prompt, (list, tuple)) and not any(isinstance(message, Mapping) for message in prompt)

@@ -1,4 +1,4 @@
-"""load() and VLM: images and prompts in, answers out."""
+"""load() and VLM: images and prompts in, answers out; or, of a bundle that embeds, vectors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
+import numpy as np
+
 from ..graphs import InputError
 from .chat import Chat
 from .grounding.types import PhraseBoxes
 from .hub.find import find
-from .inputs import Images, Request, Videos, is_batch, requests
+from .inputs import Images, Request, Videos, is_batch, listed, requests
 from .limits import Limits
 from .options import Options, Settings, resolve
 from .pipeline import Answering, Pipeline
@@ -19,6 +21,7 @@ from .providers.load_options import LoadOptions
 from .providers.placement import Placement
 from .providers.targets import choose_targets
 from .results import Generation, Score, StageTimer
+from .retrieval import Embedder
 from .stream import Stream, fold
 from .text.detokenize import Reader
 from .text.prompt import PromptInput
@@ -165,6 +168,38 @@ class VLM:
         timer = StageTimer()
         encoded = [self.pipeline.encode(request) for request in asked]
         return (yield from self.pipeline.answer(encoded, settings, reader, timer=timer))
+
+    def embed(
+        self,
+        images: Images | None = None,
+        queries: str | Sequence[str] | None = None,
+        *,
+        pool_factor: int = 1,
+        dtype: str = "float32",
+    ) -> list[np.ndarray]:
+        """The vectors of pages or of queries, where the bundle is of the kind "embedding". Queries need no image graph.
+
+        Args:
+            images: a page or a list of pages, each an image as for `generate`.
+            queries: a text or a list of texts, as a user writes them.
+            pool_factor: leaves one vector of so many of a page: the mean of those that are alike.
+            dtype: "float32"; "float16"; or "int8", the numbers times 127, which are from -1 to 1.
+
+        Returns:
+            For each page or query an array (tokens, width) of vectors of length 1; see `late_interaction`.
+
+        Raises:
+            InputError: if the bundle answers prompts; for both or none of pages and queries, an image that cannot be
+                read, a query that is too long or an invalid option.
+        """
+        embedder = Embedder(self.manifest, self.pipeline.prompts, self.pipeline.engine, self.limits)
+        if (images is None) == (queries is None):
+            raise InputError("give either images or queries")
+        if queries is None:
+            return list(embedder.pages(listed(images), pool_factor, dtype))
+        if pool_factor != 1:
+            raise InputError(f"pool_factor is {pool_factor!r:.80}, and queries are not pooled; leave it out")
+        return embedder.queries(listed(queries), dtype)
 
     def score(
         self,

@@ -101,6 +101,7 @@ class Pipeline:
 
     def encode_prompt(self, prompt: PromptInput, about: Media, bboxes: PhraseBoxes | None = None) -> EncodedRequest:
         """Encode a prompt about images and videos that have been read."""
+        inputs.check_answers(self.manifest)
         if bboxes is not None:
             prompt = self.boxes.with_boxes(prompt, bboxes)
         return EncodedRequest(self.prompts.encode(prompt, about.images, about.videos), about.size)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..graphs import BundleError, contract
 from ..graphs.contract import TensorSpec
-from ..graphs.manifest import Loss, Manifest
+from ..graphs.manifest import Loss, Manifest, VectorLoss
 
 #: Errors that the libraries for .npz and .png files raise for a damaged one.
 DAMAGED = (
@@ -38,7 +38,8 @@ class Case:
     Attributes:
         expected: `input_ids` (tokens,); inputs and outputs of vision encoder and projector under their names;
             `token_ids` (new tokens,) and the `logits` (new tokens, vocab) before each; in the first case of a bundle
-            that makes masks, `mask_codes` and `masks` too.
+            that makes masks, `mask_codes` and `masks` too. Where the prompt is a query, in place of tokens and logits
+            the `vectors` (tokens, width) of the image as a page, and `query_ids` and `query_vectors` of the query.
     """
 
     prompt: str
@@ -57,7 +58,7 @@ class Evidence:
     """
 
     cases: list[Case]
-    loss: Loss | None = None
+    loss: Loss | VectorLoss | None = None
     rounded: bool = True
 
 
@@ -105,14 +106,18 @@ def _image(path: Path) -> Image.Image:
 
 def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterator[str]:
     """The problems of the arrays of one case."""
+    graphs, width = manifest.graphs, manifest.vocab
     specs = [
         TensorSpec(contract.INPUT_IDS, "int64", ("tokens",)),
-        *manifest.graphs[contract.VISION_ENCODER].inputs,
-        *manifest.graphs[contract.VISION_ENCODER].outputs,
-        *manifest.graphs[contract.PROJECTOR].outputs,
-        TensorSpec(contract.TOKEN_IDS, "int64", ("new tokens",)),
-        TensorSpec(contract.LOGITS, "float32", ("new tokens", manifest.graphs[contract.DECODER].outputs[0].shape[-1])),
+        *graphs[contract.VISION_ENCODER].inputs,
+        *graphs[contract.VISION_ENCODER].outputs,
+        *graphs[contract.PROJECTOR].outputs,
     ]
+    paired = [(contract.TOKEN_IDS, contract.LOGITS)]
+    if manifest.vectors is not None:
+        paired = [(contract.INPUT_IDS, contract.VECTORS), (contract.QUERY_IDS, contract.QUERY_VECTORS)]
+    for ids, rows in paired:
+        specs += [TensorSpec(ids, "int64", ("tokens",)), TensorSpec(rows, "float32", ("tokens", width))]
     if contract.MASKS in expected and contract.MASK_DECODER in manifest.graphs:
         specs += [*manifest.graphs[contract.MASK_DECODER].inputs, *manifest.graphs[contract.MASK_DECODER].outputs]
     for spec in specs:
@@ -125,5 +130,6 @@ def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterato
             yield f"{stored} should be {spec}"
         elif not array.size:
             yield f"{stored} is empty"
-    if len({len(expected[name]) for name in (contract.TOKEN_IDS, contract.LOGITS) if name in expected}) > 1:
-        yield f"{contract.TOKEN_IDS} and {contract.LOGITS} differ in length"
+    for pair in paired:
+        if len({len(expected[name]) for name in pair if name in expected}) > 1:
+            yield f"{pair[0]} and {pair[1]} differ in length"

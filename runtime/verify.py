@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -18,10 +17,11 @@ from ..graphs.manifest import Manifest
 from ..graphs.precision import PRECISIONS
 from . import stored_proof
 from .images.tiles import tiles
+from .inference.stages import Loaded, Stages
 from .model import VLM
 from .providers.load_options import LoadOptions
 from .stored_proof import Case, Evidence
-from .text.prompt import EncodedPrompt, Prompts
+from .text.prompt import EncodedPrompt
 
 #: For pixels: without torchvision, transformers resizes with Pillow, which rounds some grey levels differently.
 PIXELS = 1e-3
@@ -57,46 +57,6 @@ class Check:
         return self.error <= self.tolerance
 
 
-class Stages(Protocol):
-    """A bundle that can be run stage by stage, loaded or in parts."""
-
-    manifest: Manifest
-    prompts: Prompts
-
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
-        """Tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""
-
-    def project(self, features: np.ndarray) -> np.ndarray:
-        """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
-
-    def masks(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (masks, codes) to masks (masks, height, width), where the bundle has a decoder of masks."""
-
-    def answers(
-        self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        """The logits (tokens, vocab) of each prompt: after the prompt with its image embeddings, and after each of its
-        `tokens` (tokens,) but the last, run one by one."""
-
-
-class Loaded:
-    """The stages of a loaded bundle, as an answer runs them."""
-
-    def __init__(self, vlm: VLM) -> None:
-        self.manifest, self.prompts, self._engine = vlm.manifest, vlm.pipeline.prompts, vlm.pipeline.engine
-        self.encode, self.project, self.masks = self._engine.encode, self._engine.project, self._engine.masks
-
-    def answers(
-        self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        return [self._answer(*case) for case in zip(prompts, embeds, tokens)]
-
-    def _answer(self, prompt: EncodedPrompt, embeds: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        first, run = self._engine.start([self._engine.merge(prompt, [embeds])], len(tokens))
-        later = (np.asarray(run.step(np.zeros(1, np.int64), tokens[i : i + 1])) for i in range(len(tokens) - 1))
-        return np.concatenate([np.asarray(first), *later])
-
-
 def verify(
     bundle: str | os.PathLike[str],
     options: LoadOptions | None = None,
@@ -129,7 +89,7 @@ def verify(
     tell("load")
     vlm = VLM(folder, options)
     checks.append(Check("provider", "", 0.0, 0.0, "; ".join((vlm.provider, *vlm.passed_over))))
-    for check in compare(Loaded(vlm), evidence):
+    for check in compare(Loaded(vlm.pipeline.prompts, vlm.pipeline.engine), evidence):
         tell(check.name)
         checks.append(check)
     return checks
@@ -150,11 +110,11 @@ def _files(bundle_manifest: Manifest, folder: Path, tell: Callable[[str], None])
 
 
 def encode(stages: Stages, prompt: str, image: Image.Image) -> EncodedPrompt:
-    """Encode a prompt and an image of a proof. The image is cut into few tiles."""
-    recipe = stages.manifest.image
+    """Encode a prompt and an image of a proof, or the page alone. The image is cut into few tiles."""
+    recipe, page = stages.manifest.image, stages.manifest.vectors
     if isinstance(recipe, manifest.Tiles):
         recipe = dataclasses.replace(recipe, max_tiles=min(recipe.max_tiles, contract.PROOF_TILES))
-    return stages.prompts.encode(prompt, [tiles(image, recipe)], [])
+    return stages.prompts.encode(prompt if page is None else page.page, [tiles(image, recipe)], [])
 
 
 def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
@@ -188,8 +148,9 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
         precision, tolerance = allowed(contract.MASK_DECODER)
         yield Check(contract.MASKS, precision, _error(masks, cases[0].expected[contract.MASKS]), tolerance)
     if wrong is None:
-        yield from _answers(
-            stages, encoded, cases, *allowed(contract.DECODER, evidence.loss.logits if evidence.loss else 0.0)
+        checks = _answers if stages.manifest.vectors is None else _vectors
+        yield from checks(
+            stages, encoded, cases, *allowed(contract.DECODER, evidence.loss.error if evidence.loss else 0.0)
         )
 
 
@@ -225,6 +186,22 @@ def _answers(
         instead = f"{our_tokens[worst]} instead of {source_tokens[worst]}"
         note += f"; token {worst + 1}: {instead}, margin {margins[worst]:.3g}"
     yield Check("tokens", precision, float(shares[worst]), tolerance, note)
+
+
+def _vectors(
+    stages: Stages, encoded: Sequence[EncodedPrompt], cases: Sequence[Case], precision: str, tolerance: float
+) -> Iterator[Check]:
+    """Compare the vectors of pages and of queries."""
+    queries = [stages.prompts.encode_query(case.prompt, stages.manifest.vectors) for case in cases]
+    equal = all(
+        np.array_equal(query.ids, case.expected[contract.QUERY_IDS]) for query, case in zip(queries, cases, strict=True)
+    )
+    yield Check(contract.QUERY_IDS, "", float(not equal), 0.0, f"{' and '.join(str(len(q.ids)) for q in queries)} ids")
+    stages_of = {contract.VECTORS: (encoded, [[case.expected[contract.IMAGE_EMBEDS]] for case in cases])}
+    stages_of |= {contract.QUERY_VECTORS: (queries, [[] for _ in cases])} if equal else {}
+    for name, fed in stages_of.items():
+        ours = np.concatenate(stages.vectors(*fed))
+        yield Check(name, precision, _error(ours, np.concatenate([case.expected[name] for case in cases])), tolerance)
 
 
 def _centred(logits: Sequence[np.ndarray]) -> np.ndarray:

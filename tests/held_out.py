@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import shapes
 from onnx_vlm.runtime import VLM, Generation
+from PIL import Image
 
 Judged = Iterator[tuple[str, Generation, bool]]  # task, answer, whether it is right
 
@@ -57,3 +58,14 @@ def shares(judged: list[tuple[str, Generation, bool]]) -> dict[str, float]:
     """The share of right answers a task."""
     tasks = dict.fromkeys(task for task, _, _ in judged)
     return {task: float(np.mean([right for one, _, right in judged if one == task])) for task in tasks}
+
+
+def page_sets(sets: int, pages: int = 32) -> Iterator[tuple[list[str], list[Image.Image]]]:
+    """Sets of held-out scenes whose captions differ: the captions, and the pages."""
+    for number in range(sets):
+        scenes: dict[str, shapes.Scene] = {}
+        for seed in range(shapes.HELD_OUT + 500 * number, shapes.HELD_OUT + 500 * (number + 1)):
+            scene = shapes.scene(seed)
+            if len(scenes) < pages:
+                scenes.setdefault(shapes.caption(scene), scene)
+        yield list(scenes), [shapes.draw(scene) for scene in scenes.values()]

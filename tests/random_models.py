@@ -11,6 +11,9 @@ import torch
 from helpers import CHECKPOINTS
 from transformers import (
     AutoProcessor,
+    ColPaliConfig,
+    ColPaliForRetrieval,
+    ColPaliProcessor,
     Gemma2Config,
     GemmaConfig,
     Kosmos2Config,
@@ -117,6 +120,21 @@ def paligemma(
         tie_word_embeddings=tied,
     )
     return save(folder, PaliGemmaForConditionalGeneration(config), processor, seed)
+
+
+def colpali(folder: Path, *, seed: int, width: int = 16, prefixes: dict[str, str] | None = None, **more: Any) -> Path:
+    """ColPali on a `paligemma` with these options, with vectors of `width` numbers and the processor's prefixes."""
+    paligemma(folder, seed=seed, **more)
+    inside = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    parts = AutoProcessor.from_pretrained(folder)
+    model = ColPaliForRetrieval(ColPaliConfig(vlm_config=inside.config, embedding_dim=width))
+    model.vlm = inside.model
+    torch.nn.init.normal_(model.embedding_proj_layer.weight)
+    for path in folder.iterdir():
+        path.unlink()
+    model.save_pretrained(folder)
+    ColPaliProcessor(parts.image_processor, parts.tokenizer, **prefixes or {}).save_pretrained(folder)
+    return folder
 
 
 def perception_lm(
@@ -308,4 +326,14 @@ KOSMOS2: dict[str, Row] = {
     "positions interpolated, smaller": (kosmos2, {"image_size": 56, "picture": (28, 28), "hidden": 48, "heads": 6}),
     "embeddings not scaled": (kosmos2, {"scale_embedding": False, "activation_function": "relu", "layers": 3}),
     "head of its own": (kosmos2, {"tied": False, "vocab": 1177, "image_size": 42, "latents": 20}),
+}
+COLPALI: dict[str, Row] = {
+    "smallest": (colpali, {"image_size": 28, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "width": 5}),
+    "Gemma, one key head": (colpali, {"text": GemmaConfig, "image_size": 56, "kv_heads": 1, "layers": 3}),
+    "window shorter than a page": (colpali, {"image_size": 84, "layers": 4, "sliding_window": 8, "width": 128}),
+    "prefixes of its own": (
+        colpali,
+        {"image_size": 42, "prefixes": {"query_prefix": "Query: ", "visual_prompt_prefix": "A page:"}},
+    ),
+    "448 pixels": (colpali, {"text": GemmaConfig, "image_size": 448, "positions": 2048, "heads": 2, "kv_heads": 1}),
 }

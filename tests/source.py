@@ -242,7 +242,7 @@ def stage_errors(
     ours, theirs = {}, {}
     if prompt.tiles:
         tiles, theirs = np.concatenate(prompt.tiles), source.stages(request)
-        (features,) = engine._vision.run({"pixel_values": tiles})
+        features = engine.encode(tiles)
         ours = {"pixel_values": tiles, "vision_features": features, "image_embeds": engine.encode_images(tiles)}
     logits, run = engine.start([engine.embed(prompt)], new_tokens)
     steps = [logits] + [run.step(np.zeros(1, np.int64), np.array([token])) for token in answer.ids[:-1]]

@@ -49,7 +49,7 @@ def folder(tmp_path: Path, bundles: Callable[..., Path], monkeypatch: pytest.Mon
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "bundle").symlink_to(bundles("paligemma2"))
-    for name in ("paligemma2", "perception_lm", "kosmos2"):
+    for name in ("paligemma2", "perception_lm", "kosmos2", "colpali"):
         (tmp_path / name).symlink_to(bundles(name))
     (tmp_path / "outside_family.py").symlink_to(REPOSITORY / "tests" / "outside_family.py")
     for index, name in enumerate(("shapes.png", "other.png")):

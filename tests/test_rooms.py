@@ -44,6 +44,7 @@ def test_public_names():
         "TokenLogprob",
         "VLMError",
         "draw",
+        "late_interaction",
         "load",
     ]
     assert onnx_vlm.batch.__all__ == ["Batch", "Predictor", "ProcessorConfig", "Spec", "build_processor", "run"]
@@ -134,6 +135,7 @@ ALLOWED = {
     "runtime.providers": {"graphs"},
     "runtime.hub": {"graphs"},
     "runtime.inference": {"graphs", "runtime", "runtime.providers", "runtime.text"},
+    "runtime.retrieval": {"graphs", "runtime", "runtime.images", "runtime.inference", "runtime.text"},
     "runtime.scheduling": {
         *("graphs", "runtime", "runtime.generation", "runtime.grounding", "runtime.inference", "runtime.text"),
     },

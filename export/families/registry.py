@@ -21,6 +21,7 @@ from ..checkpoint.checkpoint import Checkpoint
 
 #: model_type in config.json -> the module that exports it, imported when it is needed
 _MODULES: dict[str, str | ModuleType] = {
+    "colpali": "onnx_vlm.export.families.colpali",
     "kosmos-2": "onnx_vlm.export.families.kosmos2",
     "paligemma": "onnx_vlm.export.families.paligemma",
     "perception_lm": "onnx_vlm.export.families.perception_lm",
@@ -55,7 +56,8 @@ class Recipe:
     """The recipes of a manifest that depend on the family.
 
     Attributes:
-        examples: prompts for one image, with which the bundle is compared to the source model.
+        examples: prompts for one image, with which the bundle is compared to the source model; queries, where it makes
+            vectors.
         eos_token_id: ends an answer where generation_config.json names no token that does.
     """
 
@@ -67,6 +69,7 @@ class Recipe:
     eos_token_id: int | list[int] | None
     video: manifest.Video | None = None
     grounding: manifest.LocationTokens | manifest.PatchTokens | None = None
+    vectors: manifest.Vectors | None = None
 
 
 class Family(Protocol):
@@ -87,12 +90,14 @@ class Family(Protocol):
         """
 
     def source_inputs(
-        self, checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image, prompt: str
+        self, checkpoint: Checkpoint, model: PreTrainedModel, image: Image.Image | None, prompt: str
     ) -> dict[str, torch.Tensor]:
         """The inputs that transformers' processor makes of an image and a prompt for the model's `generate`.
 
+        A model that makes vectors takes a page, of which the prompt says nothing, or without an image a query.
+
         Returns:
-            `input_ids` (1, tokens), `pixel_values` (..., 3, height, width) and any others.
+            `input_ids` (1, tokens), `pixel_values` (..., 3, height, width) if there is an image, and any others.
         """
 
 

@@ -23,7 +23,7 @@ Probe = Callable[[ir.Model], object]
 
 
 class OnDisk:
-    """The stages of a bundle whose graphs are run from disk. It is what `runtime.verify.Stages` asks for.
+    """The stages of a bundle whose graphs are run from disk. It is what `runtime.inference.stages.Stages` asks for.
 
     Args:
         folder: the bundle; its manifest says which files it has.
@@ -49,14 +49,20 @@ class OnDisk:
     def answers(
         self, prompts: Sequence[EncodedPrompt], embeds: Sequence[np.ndarray], tokens: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        calls = [call for case in zip(prompts, embeds, tokens) for call in self.calls(*case)]
+        calls = [call for prompt, rows, ids in zip(prompts, embeds, tokens) for call in self.calls(prompt, [rows], ids)]
         logits = np.concatenate([values[contract.LOGITS][:, 0] for values in self.run(contract.DECODER, calls)])
         return np.split(logits, np.cumsum([len(ids) for ids in tokens])[:-1])
 
-    def calls(self, prompt: EncodedPrompt, embeds: np.ndarray, tokens: np.ndarray) -> list[Values]:
+    def vectors(self, prompts: Sequence[EncodedPrompt], embeds: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        calls = [self.calls(*case, np.zeros(1, np.int64))[0] for case in zip(prompts, embeds)]
+        for call in calls:
+            call[contract.LOGITS_INDICES] = np.arange(call[contract.INPUTS_EMBEDS].shape[1])[None]
+        return [values[contract.VECTORS][0] for values in self.run(contract.DECODER, calls)]
+
+    def calls(self, prompt: EncodedPrompt, embeds: Sequence[np.ndarray], tokens: np.ndarray) -> list[Values]:
         """Inputs of the decoder: for a prompt, with empty KV buffers, then for each of `tokens` but the last."""
         recipe = self.manifest.embedding
-        row = merge(self._table, prompt.ids, prompt.is_image, [embeds], recipe)
+        row = merge(self._table, prompt.ids, prompt.is_image, embeds, recipe)
         fed = [row, *(embed(self._table, token, recipe)[None] for token in tokens[:-1])]
         capacity = len(row) + len(fed) - 1
         buffers = {

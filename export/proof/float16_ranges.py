@@ -57,7 +57,10 @@ def _largest(bundle: OnDisk, prompts: Sequence[str], images: list[Image.Image]) 
     features = run(contract.VISION_ENCODER, tiles)
     features = [{contract.VISION_FEATURES: values[contract.VISION_FEATURES]} for values in features]
     embeds = [values[contract.IMAGE_EMBEDS] for values in run(contract.PROJECTOR, features)]
-    calls = [bundle.calls(prompt, rows, np.zeros(1, np.int64))[0] for prompt, rows in zip(encoded, embeds)]
+    calls = [bundle.calls(prompt, [rows], np.zeros(1, np.int64))[0] for prompt, rows in zip(encoded, embeds)]
+    if (recipe := bundle.manifest.vectors) is not None:
+        queries = [bundle.prompts.encode_query(text, recipe) for text in prompts]
+        calls += [bundle.calls(query, [], np.zeros(1, np.int64))[0] for query in queries]
     for call in calls:
         length = call[contract.INPUTS_EMBEDS].shape[1]
         call[contract.LOGITS_INDICES] = np.arange(0, length, 1 + length // LOGITS)[None]

@@ -26,6 +26,7 @@ from ..families import registry
 from ..families.registry import Family, ModelParts
 from .bundle_weights import embedding_table, relative_error, rounded_weights
 from .source_model import empty_parameters, read_from_disk, remember
+from .vector_loss import vector_loss
 
 NEW_TOKENS = 6  #: of each answer
 #: Rounding to 4 bits changes the weights of the trained checkpoints by 15 % at most; one that is lost changes by 100 %.
@@ -65,6 +66,9 @@ def gather(
     exact = expectations(checkpoint, family, questions, eos_token_ids)
     if not weights.error:
         return Evidence(_cases(questions, exact)), weights
+    if contract.VECTORS in exact[0]:
+        rounded = expectations(checkpoint, family, questions, eos_token_ids, folder)
+        return Evidence(_cases(questions, rounded), vector_loss(exact, rounded)), weights
     answers = [arrays[contract.TOKEN_IDS] for arrays in exact]
     rounded = expectations(checkpoint, family, questions, eos_token_ids, folder, answers)
     return Evidence(_cases(questions, rounded), loss(exact, rounded)), weights
@@ -91,7 +95,9 @@ def expectations(
 
     Returns:
         For each question `input_ids` (tokens,), the inputs and outputs of vision encoder and projector under their
-        names, `token_ids` (new tokens,) of the answer, and the `logits` (new tokens, vocab) before each.
+        names, and what follows: `token_ids` (new tokens,) of the answer, and the `logits` (new tokens, vocab) before
+        each. Or, where the prompt is a query, the `vectors` (tokens, width) of the page, `query_ids` (tokens,) and
+        `query_vectors` (tokens, width).
     """
     parts, sources = _built(checkpoint, chosen)
     tables = {}
@@ -101,33 +107,38 @@ def expectations(
     read_from_disk(parts.model, sources, tables)
     for tower in parts.modules[contract.VISION_ENCODER].children():
         remember(tower)  # it is asked once as a stage and once for the answer
+    makes_vectors = parts.graphs[contract.DECODER].outputs[0].name == contract.VECTORS
     expected = []
     for index, (image, prompt) in enumerate(questions):
         inputs = chosen.source_inputs(checkpoint, parts.model, image, prompt)
         pixels = inputs["pixel_values"].flatten(0, -4)
         features = parts.modules[contract.VISION_ENCODER](pixels)
         embeds = parts.modules[contract.PROJECTOR](features)
-        if answers is None:
-            tokens, logits = _greedy(parts.model, inputs, eos_token_ids)
-        else:
-            tokens = torch.from_numpy(answers[index])
-            logits = logits_before(parts.model, inputs, tokens)
         arrays = {
             contract.INPUT_IDS: inputs["input_ids"][0],
             contract.PIXEL_VALUES: pixels,
             contract.VISION_FEATURES: features,
             contract.IMAGE_EMBEDS: embeds,
-            contract.TOKEN_IDS: tokens,
-            contract.LOGITS: logits,
         }
+        if makes_vectors:
+            query = chosen.source_inputs(checkpoint, parts.model, None, prompt)
+            arrays |= {contract.QUERY_IDS: query["input_ids"][0]}
+            names = ((contract.VECTORS, inputs), (contract.QUERY_VECTORS, query))
+            arrays |= {name: parts.model(**given).embeddings[0] for name, given in names}
+        elif answers is None:
+            arrays |= _greedy(parts.model, inputs, eos_token_ids)
+        else:
+            tokens = torch.from_numpy(answers[index])
+            logits = logits_before(parts.model, inputs, tokens)
+            arrays |= {contract.TOKEN_IDS: tokens, contract.LOGITS: logits}
         expected.append({name: tensor.numpy() for name, tensor in arrays.items()})
     return expected
 
 
 def _greedy(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], eos_token_ids: tuple[int, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The model's greedy answer (new tokens,) and the logits (new tokens, vocab) before each token."""
+) -> dict[str, torch.Tensor]:
+    """The model's greedy answer (new tokens,) and the logits (new tokens, vocab) before each token, by their names."""
     answer = model.generate(
         **inputs,
         max_new_tokens=NEW_TOKENS,
@@ -136,7 +147,8 @@ def _greedy(
         output_logits=True,
         eos_token_id=list(eos_token_ids),
     )
-    return answer.sequences[0, inputs["input_ids"].shape[1] :], torch.cat(answer.logits)
+    tokens = answer.sequences[0, inputs["input_ids"].shape[1] :]
+    return {contract.TOKEN_IDS: tokens, contract.LOGITS: torch.cat(answer.logits)}
 
 
 def logits_before(model: PreTrainedModel, inputs: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:

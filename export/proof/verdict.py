@@ -50,15 +50,15 @@ def judge(
         return
     rows = [PRECISIONS[name] for name in precisions.values()]
     warned, refused = max(row.loss_warned for row in rows), max(row.loss_refused for row in rows)
-    if not evidence.loss.logits <= refused and not accept_loss:
+    if not evidence.loss.error <= refused and not accept_loss:
         raise ExportError(
-            f"rounding the weights changes {source} too much, so the bundle is not kept: {evidence.loss}; of the logits"
+            f"rounding the weights changes {source} too much, so the bundle is not kept: {evidence.loss}; a distance of"
             f" {refused} is allowed; choose a --precision of more bits or a smaller --block-size, or keep it with"
             " --accept-loss"
         )
-    if not evidence.loss.logits <= warned:
+    if not evidence.loss.error <= warned:
         logger.warning(
-            "rounding the weights changes %s noticeably: %s; up to %s of the logits is usual; try its answers before"
+            "rounding the weights changes %s noticeably: %s; a distance of up to %s is usual; try its answers before"
             " you use it, or choose a --precision of more bits",
             source,
             evidence.loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,26 +40,37 @@ class Engine:
         self.manifest = manifest
         self._vision_memory = vision_memory
         self.passed_over: list[str] = []
-        self.target, sessions = self._open(folder, targets)
-        self._vision, self._projector, self._decoder = (sessions[name] for name in contract.GRAPHS)
-        self._masks = sessions.get(contract.MASK_DECODER)
-        on_device = not self.target.row.on_host
+        self._folder, self._opening = folder, threading.Lock()
+        self.target, self._sessions = self._open(folder, targets)
+        self._decoder, self._masks = (self._sessions.get(name) for name in (contract.DECODER, contract.MASK_DECODER))
+        on_device = not self.target.row.on_host and manifest.vectors is None
         positions = manifest.generation.max_positions
         self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
         self._cache_kind = Cache if manifest.cache == "in_place" else CopiedCache
         # Engines take shapes up to the profile's.
         self._limits = manifest.profiles[contract.DECODER] if self.target.row.builds_engines else None
-        self.placement = {name: session.placement for name, session in sessions.items()}
+        self.placement = {name: session.placement for name, session in self._sessions.items()}
         self._table = load_table(folder / contract.EMBED_TOKENS, manifest.hidden, manifest.vocab)
 
     def _open(self, folder: Path, targets: Sequence[Target]) -> tuple[Target, dict[str, Session]]:
-        """The first target that the bundle runs on, and the sessions there."""
+        """The first target that the bundle runs on, and the sessions there. Where vectors are made, the decoder alone
+        is opened: queries need no more."""
+        names = [*self.manifest.graphs] if self.manifest.vectors is None else [contract.DECODER]
         for target in targets[:-1]:
             try:
-                return target, _sessions(folder, self.manifest, target)
+                return target, _sessions(folder, self.manifest, target, names)
             except ProviderError as error:
                 self.passed_over.append(str(error))
-        return targets[-1], _sessions(folder, self.manifest, targets[-1])
+        return targets[-1], _sessions(folder, self.manifest, targets[-1], names)
+
+    def _session(self, name: str) -> Session:
+        """The session of a graph, opened when it is first needed; those that images need are opened together."""
+        with self._opening:
+            if name not in self._sessions:
+                opened = _sessions(self._folder, self.manifest, self.target, contract.ENCODERS)
+                self._sessions |= opened
+                self.placement |= {name: session.placement for name, session in opened.items()}
+            return self._sessions[name]
 
     def encode_images(self, tiles: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to image embeddings (tiles, image_tokens, hidden)."""
@@ -73,18 +85,18 @@ class Engine:
         A tile takes no more than 24 arrays of its features, and the scores of attention twice, in heads of 64: by this
         235 MB for 1024 patches of width 1024, where 200 MB were measured.
         """
-        _, patches, width = self._vision.spec.outputs[0].shape
+        _, patches, width = self.manifest.graphs[contract.VISION_ENCODER].outputs[0].shape
         enough = max(1, self._vision_memory // (4 * (24 * patches * width + 2 * patches**2 * width // 64)))
         profile = self.manifest.profiles.get(contract.VISION_ENCODER)
         return min(enough, profile[contract.TILES].largest) if profile else enough
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Tiles (tiles, 3, height, width) to vision features (tiles, patches, vision_width)."""
-        return self._vision.run({contract.PIXEL_VALUES: tiles})[0]
+        return self._session(contract.VISION_ENCODER).run({contract.PIXEL_VALUES: tiles})[0]
 
     def project(self, features: np.ndarray) -> np.ndarray:
         """Vision features (tiles, patches, vision_width) to image embeddings (tiles, image_tokens, hidden)."""
-        return self._projector.run({contract.VISION_FEATURES: features})[0]
+        return self._session(contract.PROJECTOR).run({contract.VISION_FEATURES: features})[0]
 
     @property
     def on_host(self) -> bool:
@@ -107,6 +119,23 @@ class Engine:
     def merge(self, prompt: EncodedPrompt, embeds: list[np.ndarray]) -> np.ndarray:
         """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its images."""
         return merge(self._table, prompt.ids, prompt.is_image, embeds, self.manifest.embedding)
+
+    def vectors(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The vectors (tokens, width) of each of several prompts (tokens, hidden), which are run together."""
+        lengths = np.array([len(prompt) for prompt in prompts])
+        rows, longest = len(prompts), int(lengths.max())
+        if self._limits is not None:
+            tensorrt.check_sizes(self._limits, batch=rows, sequence=longest)
+        pasts = (past for past, _ in self._decoder.spec.cache_pairs())
+        inputs = {past.name: np.zeros(past.sized(batch=rows, capacity=longest), past.dtype) for past in pasts}
+        inputs |= {
+            contract.INPUTS_EMBEDS: pad_right(prompts),
+            contract.SEQUENCE_LENGTHS: (lengths - 1).astype(np.int32),
+            contract.TOTAL_SEQUENCE_LENGTH: np.array(longest, np.int32),
+            contract.LOGITS_INDICES: np.tile(np.arange(longest), (rows, 1)),
+        }
+        vectors = self._decoder.run(inputs, [contract.VECTORS])[0]
+        return [row[:length] for row, length in zip(vectors, lengths)]
 
     def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
         """About the bytes that a call takes: those of the KV cache of so many rows of so many tokens, of the prefill of
@@ -163,11 +192,10 @@ class Engine:
         return embed(self._table, ids, self.manifest.embedding)
 
 
-def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Session]:
-    """The graphs of a bundle by name."""
+def _sessions(folder: Path, manifest: Manifest, target: Target, names: Sequence[str]) -> dict[str, Session]:
+    """The named graphs of a bundle."""
     if not target.row.on_host:
         probe.require(target)
-    names = [name for name in (*contract.GRAPHS, contract.MASK_DECODER) if name in manifest.graphs]
     targets = dict.fromkeys(names, target)
     threads = len(names)  # one thread lays out the weights of a session
     if target.row.builds_engines:
@@ -175,7 +203,7 @@ def _sessions(folder: Path, manifest: Manifest, target: Target) -> dict[str, Ses
         threads = 1  # TensorRT times kernels to choose among them, which other work would disturb
 
     def opened(name: str) -> Session:
-        captures = target.captures and name == contract.DECODER
+        captures = target.captures and name == contract.DECODER and manifest.vectors is None
         return Session(folder / f"{name}.onnx", manifest.graphs[name], targets[name], captures)
 
     with ThreadPoolExecutor(threads) as pool:

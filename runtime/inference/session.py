@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +53,10 @@ class Session:
         self.placement = placement(self._session)
         check_placement(path.name, self.placement, target)
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs, in the order of the contract."""
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> list[np.ndarray]:
+        """The named outputs; all of them, in the order of the contract, if None."""
         try:
-            return self._session.run([output.name for output in self.spec.outputs], dict(inputs))
+            return self._session.run(outputs or [output.name for output in self.spec.outputs], dict(inputs))
         except Exception as error:
             raise GenerationError(f"the graph failed: {error}") from error
 

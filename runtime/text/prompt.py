@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ...graphs import BundleError, InputError, contract
-from ...graphs.manifest import ChatPrompt, TextPrompt
+from ...graphs.manifest import ChatPrompt, TextPrompt, Vectors
 from . import chat_template
 from .detokenize import Detokenizer
 
@@ -82,6 +83,20 @@ class Prompts:
         if not isinstance(prompt, str):
             raise InputError("this model takes no conversations; give the prompt as a text")
         return self._plain(prompt, images, self.format)
+
+    def encode_query(self, text: str, vectors: Vectors) -> EncodedPrompt:
+        """Encode a query of a bundle that makes vectors.
+
+        Raises:
+            InputError: if it is no text, or has a placeholder in it.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"a query is a text, not {text!r:.80}")
+        assert isinstance(self.format, TextPrompt)
+        format = dataclasses.replace(
+            self.format, before=vectors.query_before, after=vectors.query_after, min_images=0, max_images=0
+        )
+        return self._plain(text, [], format)
 
     def _plain(self, prompt: str, images: Sequence[np.ndarray], format: TextPrompt) -> EncodedPrompt:
         if len(images) < format.min_images:

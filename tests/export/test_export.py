@@ -24,7 +24,8 @@ from onnx_vlm.export.proof import bundle_in_parts, proof, source_model
 from onnx_vlm.graphs import CheckpointError, ExportError, contract, manifest
 from onnx_vlm.graphs.transforms.split import split
 from onnx_vlm.runtime import load, stored_proof
-from onnx_vlm.runtime.verify import Loaded, compare
+from onnx_vlm.runtime.inference.stages import Loaded
+from onnx_vlm.runtime.verify import compare
 from safetensors.torch import load_file, save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -361,7 +362,8 @@ def test_a_bundle_run_in_parts_gives_what_it_gives_whole(
     monkeypatch.setattr(bundle_in_parts, "AT_ONCE", 100_000 if precision == "fp32" else 20_000)
     monkeypatch.setattr(bundle_in_parts, "split", lambda *given: parts.append(list(split(*given))) or parts[-1])
     evidence = stored_proof.read(manifest.load(folder), folder)
-    whole, some = Loaded(load(folder, threads=1)), bundle_in_parts.OnDisk(folder)
+    loaded = load(folder, threads=1).pipeline
+    whole, some = Loaded(loaded.prompts, loaded.engine), bundle_in_parts.OnDisk(folder)
     for ours, theirs in zip(compare(some, evidence), compare(whole, evidence)):
         assert ours.name == theirs.name
         assert ours.error == pytest.approx(theirs.error, abs=1e-6)

@@ -1,0 +1,8 @@
+"""Pages and queries to vectors, vectors to scores: what a bundle of the kind "embedding" is for."""
+
+from __future__ import annotations
+
+from .embedder import DTYPES, Embedder
+from .late_interaction import late_interaction
+
+__all__ = ["DTYPES", "Embedder", "late_interaction"]

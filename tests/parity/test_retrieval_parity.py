@@ -1,0 +1,83 @@
+"""Models that make vectors against transformers: every vector of pages and queries, alone and in ragged batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transformers imports)
+import pytest
+import torch
+from onnx_vlm.export import export_model
+from onnx_vlm.runtime import late_interaction, load
+from PIL import Image
+from random_models import COLPALI
+from source import TOLERANCE, relative_error
+from transformers import AutoProcessor, ColPaliForRetrieval
+
+QUERIES = [
+    "a red circle",
+    "",
+    "Where are the figures of the third quarter, and what do they say of  the second?",
+    "é <pad>",
+]
+
+
+class Source:
+    """A checkpoint in transformers, in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = ColPaliForRetrieval.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def embed(self, **asked: Any) -> tuple[list[np.ndarray], torch.Tensor]:
+        """The vectors of each row that its mask keeps; and those of the padded batch."""
+        inputs = {name: values for name, values in self.processor(**asked).items() if name != "labels"}
+        vectors = self.model(**inputs).embeddings
+        kept = inputs["attention_mask"].bool().numpy()
+        return [row[mask] for row, mask in zip(vectors.numpy(), kept)], vectors
+
+    def scores(self, queries: torch.Tensor, pages: torch.Tensor) -> np.ndarray:
+        return self.processor.score_retrieval(queries, pages).numpy()
+
+
+def pictures(seed: int) -> list[Image.Image]:
+    random = np.random.default_rng(seed)
+    return [Image.fromarray(random.integers(0, 256, (*random.integers(1, 200, 2), 3), np.uint8)) for _ in range(3)]
+
+
+def same(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> None:
+    errors = [relative_error(*pair) for pair in zip(ours, theirs, strict=True)]
+    assert max(errors) < TOLERANCE, errors
+
+
+def check(checkpoint: Path, bundle: Path, threads: int, images: list[Image.Image]) -> None:
+    source, vlm = Source(checkpoint), load(bundle, threads=threads)
+    queries = vlm.embed(queries=QUERIES)
+    assert [*vlm.placement] == ["decoder"], "queries load no graph for images"
+    their_queries, padded_queries = source.embed(text=QUERIES)
+    same(queries, their_queries)
+    for query, text in zip(queries, QUERIES):
+        same([query], source.embed(text=[text])[0])
+        same([query], vlm.embed(queries=text))
+    pages = vlm.embed(images)
+    their_pages, padded_pages = source.embed(images=images)
+    same(pages, their_pages)
+    same(pages[:1], vlm.embed(images[0]))
+    assert np.abs(pages[0] - pages[1]).max() > 0.1, "vectors tell pages apart"
+    assert np.abs(np.linalg.norm(np.concatenate([*pages, *queries]), axis=1) - 1).max() < 1e-5
+    ours, theirs = late_interaction(queries, pages), source.scores(padded_queries, padded_pages)
+    assert relative_error(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize(("seed", "name"), list(enumerate(COLPALI)), ids=list(COLPALI))
+def test_vectors_are_those_of_the_source(tmp_path: Path, threads: int, seed: int, name: str):
+    make, options = COLPALI[name]
+    checkpoint = make(tmp_path / "checkpoint", seed=seed, **options)
+    bundle = export_model(
+        checkpoint, tmp_path / "bundle", prove=False, target="portable" if seed == 1 else "onnxruntime"
+    )
+    check(checkpoint, bundle, threads, pictures(seed))
