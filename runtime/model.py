@@ -46,7 +46,8 @@ def load(
             such folder. It is fetched into the Hub's cache, once. Needs the extra `hub`.
         provider: "cpu", "cuda" or "tensorrt", which runs there or is an error; or "auto", the best that runs:
             `VLM.provider` says which that is.
-        threads: threads for one operator on the CPU; ONNX Runtime decides if None.
+        threads: threads for one operator on the CPU; None for one a core, or fewer where a container has a quota of
+            processor time.
         provider_options: options of the provider by name; `runtime/providers/options.py` lists them.
         allow_fallback: let nodes run on the CPU that the provider has no kernel for; `VLM.placement` counts them.
         limits: what a call may ask for; those of `Limits()` if None.

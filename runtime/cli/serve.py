@@ -93,7 +93,8 @@ def serve(
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise InputError("the API key must be printable ASCII, not empty, without spaces around it")
     limits = Limits(max_prompt_tokens, max_new_tokens, max_images, max_pixels, max_rows=max_rows, max_memory=max_memory)
-    folders = {name: find(bundle) for name, bundle in name_bundles(bundles).items()}
+    with process.ended_by_sigterm():  # a bundle may have to be fetched
+        folders = {name: find(bundle) for name, bundle in name_bundles(bundles).items()}
     access = app.Access(
         api_key,
         hosts=(*app.LOOPBACK, *(name.lower() for name in allow_host or ())) if is_loopback(host) else None,

@@ -13,7 +13,8 @@ class LoadOptions:
 
     Attributes:
         provider: "cpu", "cuda" or "tensorrt", which runs there or is an error; or "auto", the best that runs.
-        threads: threads for one operator on the CPU; ONNX Runtime decides if None.
+        threads: threads for one operator on the CPU; None for one a core, or fewer where a container has a quota of
+            processor time.
         provider_options: options of the provider by name; `providers.options.OPTIONS` lists them.
         allow_fallback: let nodes run on the CPU that the provider has no kernel for.
         look_ahead: guess tokens that repeat what stands in the prompt or in an answer before, and check several in one

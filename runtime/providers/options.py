@@ -70,7 +70,7 @@ _SWITCH = Choice({"on": 1, "off": 0})
 
 OPTIONS: Mapping[str, Option] = {
     "threads": Option(
-        "threads that work on one operator on the CPU; ONNX Runtime decides if not given",
+        "threads that work on one operator on the CPU; one a core, or fewer within a container's quota, if not given",
         Number(1, MOST_THREADS),
         {provider: [(SESSION, "intra_op_num_threads")] for provider in PROVIDERS},
     ),

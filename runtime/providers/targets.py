@@ -9,6 +9,7 @@ from typing import Any
 import onnxruntime as ort
 
 from ...graphs import InputError, UnknownProviderError
+from .cpu_quota import threads_within_quota
 from .load_options import LoadOptions
 from .options import SESSION, resolve, takes
 from .table import AUTO, PROVIDERS, Provider
@@ -78,6 +79,8 @@ def choose_targets(load: LoadOptions) -> list[Target]:
         raise UnknownProviderError(f"provider {provider!r} is not supported; supported: auto, {', '.join(PROVIDERS)}")
     if threads is not None and options.setdefault("threads", threads) != threads:
         raise InputError(f"threads is {threads}, the provider option threads {options['threads']}; give one of them")
+    if "threads" not in options and (threads := threads_within_quota()) is not None:
+        options["threads"] = threads
     names: Sequence[str] = (provider,)
     if provider == "auto":
         built = set(ort.get_available_providers())

@@ -142,6 +142,21 @@ def test_a_killed_server_starts_again(bundles: Callable[..., Path], serve: Calla
         assert server.end() == -signal.SIGKILL
 
 
+def test_a_signal_ends_it_while_it_fetches(
+    serve: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        server = serve("user/bundle", "--port", 0)
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            server.process.send_signal(signal.SIGTERM)
+            assert server.end() == 128 + signal.SIGTERM
+
+
 def test_what_cannot_be_served_is_a_sentence(bundles: Callable[..., Path], tmp_path: Path):
     bundle = bundles("perception_lm")
     with socket.create_server(("127.0.0.1", 0)) as taken:
