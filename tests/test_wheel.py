@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -102,6 +103,32 @@ def test_a_missing_extra_is_named(environment: Path, tmp_path: Path, extra: str,
     assert done.returncode == 2
     assert f"pip install 'onnx-vlm[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+#: Packages that programs in the docs import and an environment with `cpu` has not.
+ELSEWHERE = ("openai", "ray", "outside_family")
+WRONG = """from onnx_vlm.runtime import load
+load("bundle", threads="2")
+load("bundle").generate("caption", images=1)
+load("bundle").generate("caption").text.boxes
+"""
+
+
+def test_programs_of_the_docs_are_typed(environment: Path, tmp_path: Path):
+    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))):
+        blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        if blocks:
+            (tmp_path / f"{page.stem.replace('-', '_')}.py").write_text("\n".join(blocks))
+    (tmp_path / "wrong.py").write_text(WRONG)
+    settings = "\n".join(("[mypy]", *(f"[mypy-{name}]\nignore_missing_imports = True" for name in ELSEWHERE)))
+    (tmp_path / "mypy.ini").write_text(settings)
+    programs = sorted(path.name for path in tmp_path.glob("*.py"))
+    assert {"README.py", "generate.py", "wrong.py"} <= set(programs)
+    command = [sys.executable, "-m", "mypy", "--strict", "--hide-error-context", "--python-executable", environment]
+    done = subprocess.run([*command, *programs], cwd=tmp_path, capture_output=True, text=True, check=False)
+    errors = re.findall(r"^(.*?:\d+): error: .*\[([\w-]+)\]$", done.stdout, re.MULTILINE)
+    expected = [("wrong.py:2", "arg-type"), ("wrong.py:3", "call-overload"), ("wrong.py:4", "attr-defined")]
+    assert errors == expected, done.stdout + done.stderr
 
 
 def test_the_command_for_optimum_is_where_optimum_looks(environment: Path, tmp_path: Path):
