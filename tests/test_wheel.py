@@ -106,7 +106,7 @@ def test_a_missing_extra_is_named(environment: Path, tmp_path: Path, extra: str,
 
 
 #: Packages that programs in the docs import and an environment with `cpu` has not.
-ELSEWHERE = ("openai", "ray", "outside_family")
+ELSEWHERE = ("openai", "litellm", "langchain_core.messages", "langchain_openai", "ray", "outside_family")
 WRONG = """from onnx_vlm.runtime import load
 load("bundle", threads="2")
 load("bundle").generate("caption", images=1)
