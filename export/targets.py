@@ -9,7 +9,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from ..graphs import ExportError, contract, manifest
+from ..graphs import ExportError, contract
 from ..graphs.precision import PRECISIONS
 from ..graphs.shape_profile import Profile, SizeRange
 from .families.registry import ModelParts, Recipe
@@ -95,7 +95,7 @@ def engine_profiles(parts: ModelParts, recipe: Recipe) -> dict[str, Profile]:
     that makes vectors runs whole pages.
     """
     _, tile_tokens, _ = parts.graphs[contract.PROJECTOR].outputs[0].shape
-    tiles = 1 + recipe.image.max_tiles if isinstance(recipe.image, manifest.Tiles) else 1
+    tiles = recipe.image.most_tiles
     frames = recipe.video.frames if recipe.video else 1
     usual_prompt = tile_tokens * min(USUAL_TILES, tiles) + TEXT
     longest_prompt = tile_tokens * max(tiles, frames) + LONGEST_TEXT

@@ -20,6 +20,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 PROOF_IMAGE = "proof/picture.png"
 PROOF_ARRAYS = "proof/expected.npz"
 PROOF_TILES = 2  #: the most tiles that the proof's image is cut into, without the thumbnail
+PROOF_EDGE = 4 / 3  #: the longer side of the proof's image in tiles, where a grid of tiles is cut
 
 PIXEL_VALUES = "pixel_values"
 VISION_FEATURES = "vision_features"

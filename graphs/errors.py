@@ -53,6 +53,7 @@ EXPORT_PACKAGES = (
     "filelock",
     "huggingface_hub",
     "ml_dtypes",
+    "num2words",
     "onnx",
     "onnx_ir",
     "onnxscript",

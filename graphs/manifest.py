@@ -20,11 +20,13 @@ from .recipes import (
     ChatPrompt,
     Embedding,
     GenerationDefaults,
+    Grid,
     LocationTokens,
     PatchTokens,
     PixelScaling,
     Resize,
     TextPrompt,
+    TileNames,
     Tiles,
     Vectors,
     Video,
@@ -38,6 +40,7 @@ __all__ = [
     "Embedding",
     "File",
     "GenerationDefaults",
+    "Grid",
     "LocationTokens",
     "Loss",
     "Manifest",
@@ -48,6 +51,7 @@ __all__ = [
     "Resize",
     "Sampling",
     "TextPrompt",
+    "TileNames",
     "Tiles",
     "VectorLoss",
     "Vectors",
@@ -115,7 +119,7 @@ class Manifest:
     graphs: dict[str, GraphSpec]
     profiles: dict[str, shape_profile.Profile]
     cache: Literal["in_place", "copied"]
-    image: Resize | Tiles
+    image: Resize | Tiles | Grid
     video: Video | None
     prompt: TextPrompt | ChatPrompt
     embedding: Embedding

@@ -12,6 +12,7 @@ from .precision import PRECISIONS
 
 if TYPE_CHECKING:
     from .manifest import Manifest
+    from .recipes import Resize, TileNames
 
 EDGES = ("xmax", "xmin", "ymax", "ymin")
 #: Ranks of the tensors that each graph begins with, inputs and outputs.
@@ -23,6 +24,7 @@ RANKS = {
 }
 MAX_SIDE = 1 << 14
 MAX_ID = 1 << 31
+MAX_TILES = 1000
 
 #: the name of a number, its value, its least and its largest allowed value
 Bound = tuple[str, int, int, int]
@@ -81,12 +83,19 @@ def _sizes(manifest: Manifest) -> Iterator[str]:
 def _bounds(manifest: Manifest) -> Iterator[Bound]:
     image, video, prompt = manifest.image, manifest.video, manifest.prompt
     if image.kind == "tiles":
-        yield "image.max_tiles", image.max_tiles, 1, 1000
+        yield "image.max_tiles", image.max_tiles, 1, MAX_TILES
+    elif image.kind == "grid":
+        yield "image.size", image.size, 1, MAX_SIDE
+        yield "image.longest_edge", image.longest_edge, 1, max(image.size, 1) * int(MAX_TILES**0.5)
+    for name, resized in _resized(manifest).items():
+        if resized.longest_edge is not None:
+            yield f"{name}.longest_edge", resized.longest_edge, 1, MAX_SIDE
     if video is not None:
         yield "video.frames", video.frames, 1, 10_000
     yield "prompt.image_token_id", prompt.image_token_id, 0, MAX_ID
     if prompt.kind == "chat":
-        yield "prompt.video_token_id", prompt.video_token_id, 0, MAX_ID
+        if prompt.video_token_id is not None:
+            yield "prompt.video_token_id", prompt.video_token_id, 0, MAX_ID
     else:
         if prompt.counted_from is not None:
             yield "prompt.counted_from", prompt.counted_from, 0, MAX_ID
@@ -113,6 +122,12 @@ def _bounds(manifest: Manifest) -> Iterator[Bound]:
         yield "grounding.side", grounding.side, 1, 256
 
 
+def _resized(manifest: Manifest) -> dict[str, Resize]:
+    """The recipes that make one tile, by their names."""
+    recipes = {"image": manifest.image} if manifest.image.kind == "resize" else {}
+    return recipes | ({"video.tile": manifest.video.tile} if manifest.video is not None else {})
+
+
 def _values(manifest: Manifest) -> Iterator[str]:
     """Names that are unknown, and values that cannot be used."""
     for name in ("checkpoint", "model_type"):
@@ -130,6 +145,8 @@ def _values(manifest: Manifest) -> Iterator[str]:
         if 0 in recipe.pixels.std:
             yield f"{name}.pixels.std: {recipe.pixels.std} has a 0, by which levels are divided"
     yield from (f"generation.defaults: {problem}" for problem in manifest.generation.defaults.problems())
+    if manifest.prompt.kind == "chat" and manifest.prompt.tiles is not None:
+        yield from _names(manifest.prompt.tiles, manifest.prompt.image)
     grounding = manifest.grounding
     if grounding is None:
         return
@@ -139,6 +156,14 @@ def _values(manifest: Manifest) -> Iterator[str]:
         yield from _templates({"token": grounding.token, "code": grounding.code})
     else:
         yield from _templates({"token": grounding.token})
+
+
+def _names(tiles: TileNames, image: str) -> Iterator[str]:
+    for name, text in vars(tiles).items():
+        if image in text or len(text) > 256:
+            yield f"prompt.tiles.{name}: {text!r:.60} has the placeholder in it, or more than 256 characters"
+    if not re.fullmatch(r"[^{}]*\{row\}[^{}]*\{column\}[^{}]*", tiles.tile):
+        yield f"prompt.tiles.tile: {tiles.tile!r:.60} does not take a row and a column, as '<{{row}}, {{column}}>' does"
 
 
 def _templates(texts: dict[str, str]) -> Iterator[str]:
@@ -151,13 +176,13 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
     """Sizes that contradict each other."""
     *_, height, width = manifest.graphs[contract.VISION_ENCODER].inputs[0].shape
     recipe = manifest.image
-    tiles = {"image": (recipe.size, recipe.size) if recipe.kind == "tiles" else (recipe.height, recipe.width)}
-    if manifest.video is not None:
-        tiles["video.tile"] = (manifest.video.tile.height, manifest.video.tile.width)
+    tiles = {} if recipe.kind == "resize" else {"image": (recipe.size, recipe.size)}
+    tiles |= {name: (resized.height, resized.width) for name, resized in _resized(manifest).items()}
     for name, (rows, columns) in tiles.items():
         if (rows, columns) != (height, width):
             yield f"{name}: tiles of {rows} x {columns}, the graph takes {height} x {width}"
     yield from _vectors(manifest)
+    yield from _prompt_at_odds(manifest)
     if contract.MASK_DECODER in manifest.graphs:
         grounding = manifest.grounding
         *_, codes = manifest.graphs[contract.MASK_DECODER].inputs[0].shape
@@ -182,6 +207,19 @@ def _vectors(manifest: Manifest) -> Iterator[str]:
         yield f"vectors: {manifest.vectors!r:.60}, and the decoder returns {output:.60}"
     if manifest.vectors is not None and manifest.prompt.kind != "plain":
         yield f"prompt.kind: {manifest.prompt.kind!r}, vectors are made of plain prompts"
+
+
+def _prompt_at_odds(manifest: Manifest) -> Iterator[str]:
+    """Media that are prepared, and that the prompt has no words for."""
+    prompt = manifest.prompt
+    if prompt.kind != "chat":
+        return
+    if (prompt.video is None) != (prompt.video_token_id is None):
+        yield "prompt.video_token_id: must be null where prompt.video is, and not elsewhere"
+    if manifest.video is not None and prompt.video is None:
+        yield "prompt.video: missing, although there is a recipe for videos"
+    if manifest.image.kind == "tiles" and prompt.tiles is not None:
+        yield "prompt.tiles: names tiles of a grid, and image is of the kind 'tiles'"
 
 
 def _files(manifest: Manifest, folder: Path) -> Iterator[str]:

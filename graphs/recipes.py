@@ -27,12 +27,22 @@ class PixelScaling:
 
 @dataclass(frozen=True)
 class Resize:
-    """An image becomes one tile: RGB, resized to `height` x `width` pixels, whatever its aspect ratio."""
+    """An image becomes one tile: RGB, resized to `height` x `width` pixels, whatever its aspect ratio.
+
+    Where `longest_edge` is not null, the image is resized before so that its longer side has that many pixels and its
+    sides keep their ratio.
+    """
 
     kind: Literal["resize"] = field(default="resize", init=False)
     height: int
     width: int
     pixels: PixelScaling
+    longest_edge: int | None = None
+
+    @property
+    def most_tiles(self) -> int:
+        """The most tiles of an image."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,31 @@ class Tiles:
     size: int
     max_tiles: int
     pixels: PixelScaling
+
+    @property
+    def most_tiles(self) -> int:
+        """The most tiles of an image, with the thumbnail."""
+        return 1 + self.max_tiles
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An image is resized so that its longer side has `longest_edge` pixels, then cut into tiles of `size` x `size`.
+
+    The cut is made after a second resize, of each side to the next multiple of `size`. The tiles stand row by row, and
+    the whole image, resized to one tile, is the last. An image that one tile holds becomes that tile alone.
+    """
+
+    kind: Literal["grid"] = field(default="grid", init=False)
+    size: int
+    longest_edge: int
+    pixels: PixelScaling
+
+    @property
+    def most_tiles(self) -> int:
+        """The most tiles of an image, with the whole image."""
+        side = -(-self.longest_edge // self.size)
+        return 1 + side * side if side > 1 else 1
 
 
 @dataclass(frozen=True)
@@ -89,18 +124,41 @@ class TextPrompt:
 
 
 @dataclass(frozen=True)
+class TileNames:
+    """What stands around the placeholders of an image's tiles in a prompt.
+
+    `tile`, formatted with `row` and `column`, which count from 1, stands before the placeholders of a tile, `row_end`
+    after each row of tiles and `grid_end` after the last. Then come `whole`, the placeholders of the whole image, and
+    `end`. An image of one tile has only these.
+    """
+
+    tile: str
+    row_end: str
+    grid_end: str
+    whole: str
+    end: str
+
+
+@dataclass(frozen=True)
 class ChatPrompt:
     """A prompt that is a conversation, as `chat_template.jinja` writes it with `special_tokens` as its variables.
 
     The template writes `image` or `video` once for an image or video; it is repeated there for each image embedding.
+    `video` and `video_token_id` are null where the model takes no videos.
+
+    Attributes:
+        tiles: what stands around the placeholders of an image's tiles; null if nothing does.
+        system: what the template takes as the content of a system's message: a text, or a list of parts.
     """
 
     kind: Literal["chat"] = field(default="chat", init=False)
     special_tokens: dict[str, str]
     image: str
     image_token_id: int
-    video: str
-    video_token_id: int
+    video: str | None = None
+    video_token_id: int | None = None
+    tiles: TileNames | None = None
+    system: Literal["text", "parts"] = "text"
 
 
 @dataclass(frozen=True)

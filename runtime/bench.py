@@ -14,8 +14,7 @@ from statistics import median
 import numpy as np
 
 from ..graphs import InputError, contract
-from .images.reading import ImageInput, read
-from .images.tiles import tiles
+from .images.reading import ImageInput
 from .inference.host_cache import Cache
 from .memory import cache_bytes, free_memory
 from .model import VLM
@@ -150,7 +149,7 @@ def _answer(vlm: VLM, prompt: str, image: ImageInput, new_tokens: int) -> tuple[
         return clock[-1] - clock[-2]
 
     pipeline = vlm.pipeline
-    encoded = pipeline.prompts.encode(prompt, [tiles(read(image), vlm.manifest.image)])
+    encoded = pipeline.encode_prompt(prompt, pipeline.read_media([image], [])).prompt
     pipeline.allowed_new_tokens([encoded], new_tokens, copies=1)
     seconds["preprocess"] = lap()
     embeds = pipeline.engine.embed(encoded)

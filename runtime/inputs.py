@@ -13,7 +13,7 @@ from ..graphs.manifest import Manifest
 from .grounding.types import PhraseBoxes
 from .images import reading, video
 from .images.reading import ImageInput
-from .images.tiles import tiles
+from .images.tiles import grid_of, tiles
 from .images.video import VideoInput
 from .limits import Limits
 from .text.prompt import PromptInput
@@ -45,11 +45,13 @@ class Media:
     Attributes:
         images, videos: the tiles (tiles, 3, height, width) of each.
         size: width and height of the first image in pixels.
+        grids: columns and rows of the tiles of each image, 0 and 0 where the recipe cuts no grid.
     """
 
     images: list[np.ndarray] = field(default_factory=list)
     videos: list[np.ndarray] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    grids: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images) + len(self.videos)
@@ -60,7 +62,9 @@ class Media:
         return sum(map(len, (*self.images, *self.videos)))
 
     def __add__(self, more: Media) -> Media:
-        return Media(self.images + more.images, self.videos + more.videos, self.size or more.size)
+        return Media(
+            self.images + more.images, self.videos + more.videos, self.size or more.size, self.grids + more.grids
+        )
 
 
 def check_answers(manifest: Manifest) -> None:
@@ -174,6 +178,6 @@ def read(images: Sequence[ImageInput], videos: Sequence[VideoInput], manifest: M
         limits.check_image_tokens(media.tiles * manifest.tile_tokens, manifest.generation)
     for image in images:
         opened = reading.read(image, limits.max_pixels)
-        media += Media([tiles(opened, manifest.image)], size=opened.size)
+        media += Media([tiles(opened, manifest.image)], [], opened.size, [grid_of(*opened.size, manifest.image)])
         limits.check_image_tokens(media.tiles * manifest.tile_tokens, manifest.generation)
     return media

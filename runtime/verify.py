@@ -16,7 +16,7 @@ from ..graphs import BundleError, contract, manifest
 from ..graphs.manifest import Manifest
 from ..graphs.precision import PRECISIONS
 from . import stored_proof
-from .images.tiles import tiles
+from .images.tiles import grid_of, tiles
 from .inference.stages import Loaded, Stages
 from .model import VLM
 from .providers.load_options import LoadOptions
@@ -114,7 +114,11 @@ def encode(stages: Stages, prompt: str, image: Image.Image) -> EncodedPrompt:
     recipe, page = stages.manifest.image, stages.manifest.vectors
     if isinstance(recipe, manifest.Tiles):
         recipe = dataclasses.replace(recipe, max_tiles=min(recipe.max_tiles, contract.PROOF_TILES))
-    return stages.prompts.encode(prompt if page is None else page.page, [tiles(image, recipe)], [])
+    if isinstance(recipe, manifest.Grid):
+        edge = min(recipe.longest_edge, int(contract.PROOF_EDGE * recipe.size))
+        recipe = dataclasses.replace(recipe, longest_edge=edge)
+    written = prompt if page is None else page.page
+    return stages.prompts.encode(written, [tiles(image, recipe)], [], [grid_of(*image.size, recipe)])
 
 
 def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:

@@ -29,6 +29,7 @@ UNITS: dict[str, tuple[str, ...]] = {
     r"projector\.linear_1": ("projector", "vision"),
     r"projector\.linear_2": ("text", "projector"),
     r"projection\.dense": ("text", "vision"),
+    r"modality_projection\.proj": ("text", "shuffled"),
 }
 
 
@@ -49,6 +50,9 @@ def permuted(checkpoint: Path, output: Path, seed: int) -> dict[str, np.ndarray]
             label = _label(name, units, sinusoidal=model.config.model_type == "kosmos-2")
             if label.endswith(ATTENTION) and label not in orders:
                 orders |= _attention(model, name.rpartition(".")[0].rpartition(".")[0], random)
+            elif label == "shuffled":  # the vision units of some patches, one patch after the other
+                patches = range(0, weight.shape[axis], len(orders["vision"]))
+                orders[label] = np.concatenate([first + orders["vision"] for first in patches])
             elif label not in orders:
                 orders[label] = random.permutation(weight.shape[axis])
             if orders[label] is not None:
@@ -73,7 +77,7 @@ def _label(name: str, units: str, sinusoidal: bool) -> str:
     """Which order units have: one for each residual stream, one for each layer's inner units and heads."""
     if units == "residual":
         units = "vision" if "vision" in name else "text"
-    if units in ("", "vision", "projector"):
+    if units in ("", "vision", "projector", "shuffled"):
         return units
     if units == "text":
         return "" if sinusoidal else units
@@ -86,7 +90,7 @@ def _attention(model: torch.nn.Module, layer: str, random: np.random.Generator) 
     size, fused = module.head_dim, hasattr(module, "qkv")
     heads = module.num_heads if fused else module.q_proj.out_features // size
     groups = heads if fused else module.k_proj.out_features // size
-    turned = "language_model" in layer or "timm" in layer
+    turned = any(part in layer for part in ("language_model", "model.text_model", "timm"))
     alike = [np.arange(size) if turned else random.permutation(size) for _ in range(groups)]
     valued = [random.permutation(size) for _ in range(groups)]
     order = random.permutation(groups)

@@ -13,13 +13,14 @@ from helpers import CHECKPOINTS
 from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
 from onnx_vlm.export.families import registry
 from onnx_vlm.export.families.registry import Recipe
-from onnx_vlm.graphs.manifest import Resize, Tiles
+from onnx_vlm.graphs.manifest import Grid, Resize, Tiles
 from PIL import Image
 from transformers import AutoProcessor
 
 PALIGEMMA, PERCEPTION_LM, KOSMOS2 = "paligemma-3b-224", "perception-lm-1b", "kosmos-2-patch14-224"
-TRAINED = {PALIGEMMA: "paligemma2", PERCEPTION_LM: "perception_lm", KOSMOS2: "kosmos2"}
-TILE_TOKENS = {PALIGEMMA: 256, PERCEPTION_LM: 256, KOSMOS2: 64}
+SMOLVLM = "smolvlm-256m"
+TRAINED = {PALIGEMMA: "paligemma2", PERCEPTION_LM: "perception_lm", KOSMOS2: "kosmos2", SMOLVLM: "smolvlm"}
+TILE_TOKENS = {PALIGEMMA: 256, PERCEPTION_LM: 256, KOSMOS2: 64, SMOLVLM: 64}
 
 SCALED = {
     "do_convert_rgb": True,
@@ -31,7 +32,8 @@ SCALED = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
-#: processor_config.json of google/paligemma-3b-pt-224, facebook/Perception-LM-1B and microsoft/kosmos-2-patch14-224.
+#: processor_config.json of google/paligemma-3b-pt-224, facebook/Perception-LM-1B, microsoft/kosmos-2-patch14-224 and
+#: HuggingFaceTB/SmolVLM-256M-Instruct.
 SETTINGS: dict[str, dict[str, Any]] = {
     PALIGEMMA: {
         "processor_class": "PaliGemmaProcessor",
@@ -76,7 +78,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "image_std": [0.26862954, 0.26130258, 0.27577711],
         },
     },
+    SMOLVLM: {
+        "processor_class": "Idefics3Processor",
+        "image_seq_len": 64,
+        "image_processor": SCALED
+        | {
+            "image_processor_type": "Idefics3ImageProcessor",
+            "resample": 1,
+            "size": {"longest_edge": 2048},
+            "max_image_size": {"longest_edge": 512},
+            "do_image_splitting": True,
+            "do_pad": True,
+        },
+    },
 }
+#: Names whose vocabularies, too, may be at hand.
+WITH_VOCABULARY = (PALIGEMMA, PERCEPTION_LM, KOSMOS2)
 #: What config.json says beside the published vocabularies.
 CONFIGS: dict[str, dict[str, Any]] = {
     PALIGEMMA: {
@@ -113,6 +130,8 @@ class Processor:
         config = CONFIGS[name] if published else json.loads((files / "config.json").read_text())
         if name == PALIGEMMA:
             config["vision_config"]["image_size"] = 224
+        if name == SMOLVLM:
+            config["model_type"] = "idefics3"
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "processor_config.json").write_text(json.dumps(SETTINGS[name]))
         (folder / "model.safetensors").touch()
@@ -136,7 +155,7 @@ class Processor:
         path.write_text(json.dumps(settings))
 
 
-def assert_same_pixels(ours: np.ndarray, theirs: np.ndarray, recipe: Resize | Tiles) -> None:
+def assert_same_pixels(ours: np.ndarray, theirs: np.ndarray, recipe: Resize | Tiles | Grid) -> None:
     """Every grey level the same; the values then differ by the rounding of one float32 operation."""
     std = np.asarray(recipe.pixels.std)[:, None, None]
     levels = np.abs(ours.astype(np.float64) - theirs) * std / recipe.pixels.rescale_factor

@@ -16,6 +16,10 @@ from transformers import (
     ColPaliProcessor,
     Gemma2Config,
     GemmaConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
     Kosmos2Config,
     Kosmos2ForConditionalGeneration,
     PaliGemmaConfig,
@@ -24,12 +28,14 @@ from transformers import (
     PerceptionLMForConditionalGeneration,
     PreTrainedModel,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 #: The standard deviation of the logits. With much less all tokens are about as likely, and no beam is the best: scores
 #: differ by no more than rounding. With this the chosen tokens have a log-probability near -1.
 SPREAD = 4.0
-LAST_NORMS = ("language_model.norm", "text_model.model.layer_norm")  #: the ends of their names
+LAST_NORMS = ("language_model.norm", "text_model.model.layer_norm", "model.text_model.norm")  #: the ends of their names
 
 
 def save(folder: Path, model: PreTrainedModel, processor: Any, seed: int) -> Path:
@@ -270,6 +276,79 @@ def kosmos2(
     return save(folder, Kosmos2ForConditionalGeneration(config), processor, seed)
 
 
+def smolvlm(
+    folder: Path,
+    *,
+    seed: int,
+    files: Path = CHECKPOINTS / "smolvlm",
+    idefics: bool = False,
+    tile: int = 28,
+    image_size: int | None = None,
+    patch: int = 14,
+    scale: int = 2,
+    longest_edge: int = 56,
+    splits: bool = True,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    hidden: int = 32,
+    head_dim: int = 16,
+    vision_heads: int = 2,
+    depth: int = 2,
+    tied: bool = True,
+    vocab: int = 448,
+    positions: int = 1024,
+) -> Path:
+    """SmolVLM, or Idefics3 with the same shapes, with the processor in `files`. Its tower has positions for images of
+    `image_size`, which is that of the tiles if None."""
+    torch.manual_seed(seed)
+    processor = AutoProcessor.from_pretrained(files)
+    sizes = {"size": {"longest_edge": longest_edge}, "max_image_size": {"longest_edge": tile}}
+    if idefics:
+        processor = Idefics3Processor(
+            Idefics3ImageProcessor(**sizes), processor.tokenizer, chat_template=processor.chat_template
+        )
+    for name, value in sizes.items():
+        setattr(processor.image_processor, name, value)
+    processor.image_processor.do_image_splitting = splits
+    processor.image_seq_len = (tile // patch // scale) ** 2
+    tokenizer = processor.tokenizer
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    kind, make = (
+        (Idefics3Config, Idefics3ForConditionalGeneration)
+        if idefics
+        else (SmolVLMConfig, SmolVLMForConditionalGeneration)
+    )
+    config = kind(
+        vision_config={
+            "hidden_size": 16 * vision_heads,
+            "intermediate_size": 67,
+            "num_hidden_layers": depth,
+            "num_attention_heads": vision_heads,
+            "image_size": image_size or tile,
+            "patch_size": patch,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": vocab,
+            "hidden_size": hidden,
+            "intermediate_size": 83,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": positions,
+            "tie_word_embeddings": tied,
+            **ids,
+        },
+        scale_factor=scale,
+        image_token_id=processor.image_token_id,
+        tie_word_embeddings=tied,
+        **ids,
+    )
+    return save(folder, make(config), processor, seed)
+
+
 Row = tuple[Callable[..., Path], dict[str, Any]]
 
 #: One row a model: what makes it, and how it differs from what the function makes otherwise. A row that has a seed of
@@ -336,4 +415,15 @@ COLPALI: dict[str, Row] = {
         {"image_size": 42, "prefixes": {"query_prefix": "Query: ", "visual_prompt_prefix": "A page:"}},
     ),
     "448 pixels": (colpali, {"text": GemmaConfig, "image_size": 448, "positions": 2048, "heads": 2, "kv_heads": 1}),
+}
+SMOLVLM: dict[str, Row] = {
+    "smallest": (smolvlm, {"layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "vision_heads": 1, "depth": 1}),
+    "Idefics3": (smolvlm, {"idefics": True, "heads": 6, "kv_heads": 3, "hidden": 48}),
+    "grids of up to three by three": (smolvlm, {"longest_edge": 84, "depth": 5, "layers": 5}),
+    "tiles with a rest": (smolvlm, {"tile": 64, "longest_edge": 100, "vision_heads": 3}),
+    "images are not split": (smolvlm, {"splits": False, "tile": 56, "longest_edge": 80, "kv_heads": 1}),
+    "one tile holds every image": (smolvlm, {"tile": 56, "patch": 7, "scale": 4, "longest_edge": 56}),
+    "positions that rounding moves": (smolvlm, {"tile": 50, "patch": 2, "scale": 5, "longest_edge": 90}),
+    "positions of larger images": (smolvlm, {"tile": 56, "image_size": 98, "longest_edge": 100, "idefics": True}),
+    "head of its own": (smolvlm, {"tied": False, "vocab": 397, "head_dim": 32}),
 }

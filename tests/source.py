@@ -220,9 +220,38 @@ class Kosmos2Source(Source):
         }
 
 
+class SmolVLMSource(Source):
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        messages = request.prompt
+        if isinstance(messages, str):
+            content = [{"type": "image"}] * len(request.images) + [{"type": "text", "text": request.prompt}]
+            messages = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        images = [request.images] if request.images else None
+        inputs = dict(self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt"))
+        assert inputs.pop("pixel_attention_mask", torch.ones(1)).all(), "tiles are whole"
+        return inputs
+
+    @torch.inference_mode()
+    def stages(self, request: Request) -> dict[str, np.ndarray]:
+        pixels = self.inputs(request)["pixel_values"]
+        features = self.model.get_image_features(pixels)
+        return {
+            "pixel_values": pixels[0].numpy(),
+            "vision_features": features.last_hidden_state.numpy(),
+            "image_embeds": torch.cat(features.pooler_output).unflatten(0, (pixels.shape[1], -1)).numpy(),
+        }
+
+
 def open_source(folder: Path) -> Source:
     """The source model of a checkpoint."""
-    kinds = {"paligemma": PaliGemmaSource, "perception_lm": PerceptionLMSource, "kosmos-2": Kosmos2Source}
+    kinds = {
+        "idefics3": SmolVLMSource,
+        "kosmos-2": Kosmos2Source,
+        "paligemma": PaliGemmaSource,
+        "perception_lm": PerceptionLMSource,
+        "smolvlm": SmolVLMSource,
+    }
     from transformers import AutoConfig
 
     return kinds[AutoConfig.from_pretrained(folder).model_type](folder)

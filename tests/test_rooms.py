@@ -93,7 +93,7 @@ def test_an_extra_is_named_only_where_it_is_missing(error: ImportError, expected
 
 
 def test_the_runtime_knows_no_family():
-    families = re.compile("paligemma|gemma|perception.?lm|kosmos|siglip|llama", re.IGNORECASE)
+    families = re.compile("paligemma|gemma|perception.?lm|kosmos|siglip|llama|smolvlm|idefics", re.IGNORECASE)
     for path in (*sources("runtime"), *sources("graphs")):
         assert not families.search(path.read_text()), path
 

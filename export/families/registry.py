@@ -22,9 +22,11 @@ from ..checkpoint.checkpoint import Checkpoint
 #: model_type in config.json -> the module that exports it, imported when it is needed
 _MODULES: dict[str, str | ModuleType] = {
     "colpali": "onnx_vlm.export.families.colpali",
+    "idefics3": "onnx_vlm.export.families.smolvlm",
     "kosmos-2": "onnx_vlm.export.families.kosmos2",
     "paligemma": "onnx_vlm.export.families.paligemma",
     "perception_lm": "onnx_vlm.export.families.perception_lm",
+    "smolvlm": "onnx_vlm.export.families.smolvlm",
 }
 
 
@@ -62,7 +64,7 @@ class Recipe:
     """
 
     examples: tuple[str, ...]
-    image: manifest.Resize | manifest.Tiles
+    image: manifest.Resize | manifest.Tiles | manifest.Grid
     prompt: manifest.TextPrompt | manifest.ChatPrompt
     embedding: manifest.Embedding
     max_positions: int

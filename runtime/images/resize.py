@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...graphs import InputError
 
-SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 OUTPUTS = 16  #: outputs computed by one matrix product; their windows of the source overlap
 KEPT_SIDE = 1 << 14  #: the longest side whose weights are kept for the next image: up to 2.5 MiB, of 16 sides
 SEGMENT = 1 << 14  #: source pixels of one product for a longer side, so that its weights take at most 4 MiB
@@ -188,10 +188,13 @@ class _Windows:
 
 
 def _filter(distances: np.ndarray, resample: str) -> np.ndarray:
-    """The triangle, or Keys' cubic with a = -1/2 (IEEE Trans. Acoustics, Speech, Signal Processing 29(6), 1981)."""
+    """The triangle, Keys' cubic with a = -1/2 (IEEE Trans. Acoustics, Speech, Signal Processing 29(6), 1981), or the
+    sinc in a window that is the middle of a sinc three times as wide (Lanczos)."""
     x = np.abs(distances)
     if resample == "bilinear":
         return np.maximum(1 - x, 0)
+    if resample == "lanczos":
+        return np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
     x = np.minimum(x, 2)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2  # 0 at 2

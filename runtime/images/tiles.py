@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from ...graphs.manifest import PixelScaling, Resize, Tiles
+from ...graphs.manifest import Grid, PixelScaling, Resize, Tiles
 from .resize import resize
 
 
-def tiles(image: Image.Image, recipe: Resize | Tiles) -> np.ndarray:
+def tiles(image: Image.Image, recipe: Resize | Tiles | Grid) -> np.ndarray:
     """The tiles of an RGB image, (tiles, 3, height, width) of float32.
 
     Raises:
@@ -21,14 +21,60 @@ def tiles(image: Image.Image, recipe: Resize | Tiles) -> np.ndarray:
     resample = recipe.pixels.resample
     shape = image.height, image.width
     planes = [np.frombuffer(image.tobytes("raw", channel), np.uint8).reshape(shape) for channel in "RGB"]
+    if isinstance(recipe, Tiles):
+        columns, rows = canvas(*image.size, recipe.size, recipe.max_tiles)
+        whole = resize(planes, rows * recipe.size, columns * recipe.size, resample)
+        thumbnail = resize(planes, recipe.size, recipe.size, resample)
+        return normalise(np.concatenate([thumbnail[None], cut(whole, recipe.size)]), recipe.pixels)
+    if recipe.longest_edge is not None:
+        planes = resize(planes, *scaled(*image.size, recipe.longest_edge)[::-1], resample)
     if isinstance(recipe, Resize):
         return normalise(resize(planes, recipe.height, recipe.width, resample)[None], recipe.pixels)
-    size = recipe.size
-    columns, rows = canvas(*image.size, size, recipe.max_tiles)
-    whole = resize(planes, rows * size, columns * size, resample).reshape(3, rows, size, columns, size)
-    thumbnail = resize(planes, size, size, resample)
-    parts = whole.transpose(1, 3, 0, 2, 4).reshape(-1, 3, size, size)
-    return normalise(np.concatenate([thumbnail[None], parts]), recipe.pixels)
+    columns, rows = grid_of(*image.size, recipe)
+    whole = resize(planes, max(rows, 1) * recipe.size, max(columns, 1) * recipe.size, resample)
+    parts = cut(whole, recipe.size)
+    if rows:
+        parts = np.concatenate([parts, resize(whole, recipe.size, recipe.size, resample)[None]])
+    return normalise(parts, recipe.pixels)
+
+
+def cut(planes: np.ndarray, size: int) -> np.ndarray:
+    """An image (3, height, width) of whole tiles as these, (tiles, 3, size, size), row by row."""
+    _, height, width = planes.shape
+    squares = planes.reshape(3, height // size, size, width // size, size)
+    return squares.transpose(1, 3, 0, 2, 4).reshape(-1, 3, size, size)
+
+
+def scaled(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Width and height of an image whose longer side becomes `longest`.
+
+    The shorter side is rounded down, then up to an even number, with the arithmetic of the image processor in
+    transformers: of a square, too, it is the height.
+    """
+    ratio = width / height
+    if width >= height:
+        shorter = int(longest / ratio)
+        return longest, max(shorter + shorter % 2, 1)
+    shorter = int(longest * ratio)
+    return max(shorter + shorter % 2, 1), longest
+
+
+def grid_of(width: int, height: int, recipe: Resize | Tiles | Grid) -> tuple[int, int]:
+    """Columns and rows of the tiles that an image of `width` x `height` pixels is cut into; 0 and 0 if it is not.
+
+    The arithmetic is that of the image processor in transformers, so that the same side is rounded in the same way.
+    """
+    if not isinstance(recipe, Grid):
+        return 0, 0
+    width, height = scaled(width, height, recipe.longest_edge)
+    size, ratio = recipe.size, width / height
+    if width >= height:
+        columns = math.ceil(width / size)
+        rows = math.ceil(int(columns * size / ratio) / size)
+    else:
+        rows = math.ceil(height / size)
+        columns = math.ceil(int(rows * size * ratio) / size)
+    return (columns, rows) if columns > 1 or rows > 1 else (0, 0)
 
 
 def normalise(levels: np.ndarray, pixels: PixelScaling) -> np.ndarray:

@@ -105,11 +105,16 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def conversation(prompt: str | Sequence[Message], images: int, videos: int) -> list[dict[str, Any]]:
+def conversation(
+    prompt: str | Sequence[Message], images: int, videos: int, system_parts: bool = False
+) -> list[dict[str, Any]]:
     """The messages of a prompt, copied; a text becomes one user turn.
 
     Messages name images and videos in their content, `{"type": "image"}`, `{"type": "video"}`; where none does, those
     given are put before the text of the first user turn.
+
+    Args:
+        system_parts: whether the template takes the content of a system's message as a list of parts, not as a text.
 
     Raises:
         InputError: if `prompt` is neither text nor messages, if a message lacks role or content or has a part of an
@@ -119,7 +124,7 @@ def conversation(prompt: str | Sequence[Message], images: int, videos: int) -> l
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, (list, tuple)):
         raise InputError(f"a prompt is a text or a list of messages, not {prompt!r:.80}")
-    messages = [_message(message) for message in prompt]
+    messages = [_message(message, system_parts) for message in prompt]
     counts = {"image": images, "video": videos}
     named = {kind: sum(part.get("type") == kind for part in _parts(messages)) for kind in counts}
     first = next((message for message in messages if message["role"] == "user"), None)
@@ -133,13 +138,15 @@ def conversation(prompt: str | Sequence[Message], images: int, videos: int) -> l
     return messages
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """A copy whose content is a list of parts, as templates of vision-language models expect; a system's stays."""
+def _message(message: Message, system_parts: bool) -> dict[str, Any]:
+    """A copy whose content is a list of parts, as templates of vision-language models expect; a system's text stays one
+    unless `system_parts`."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
         raise InputError(f"a chat message has a role and a content, not {message!r:.80}")
     content = message["content"]
     if isinstance(content, str):
-        content = content if message["role"] == "system" else [{"type": "text", "text": content}]
+        as_text = message["role"] == "system" and not system_parts
+        content = content if as_text else [{"type": "text", "text": content}]
     elif not isinstance(content, (list, tuple)) or not all(isinstance(part, Mapping) for part in content):
         raise InputError(f"the content of a chat message is a text or a list of parts, not {content!r:.80}")
     if not isinstance(content, str):

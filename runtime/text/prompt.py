@@ -60,7 +60,8 @@ class Prompts:
         self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, TextPrompt) and format.clean_up_spaces)
         self._expect_token(format.image, format.image_token_id, "image_token_id")
         if isinstance(format, ChatPrompt):
-            self._expect_token(format.video, format.video_token_id, "video_token_id")
+            if format.video is not None:
+                self._expect_token(format.video, format.video_token_id, "video_token_id")
             path = folder / contract.CHAT_TEMPLATE
             try:
                 source = _read(path).decode("utf-8")
@@ -69,15 +70,23 @@ class Prompts:
             self._template = chat_template.Template(source, format.special_tokens)
 
     def encode(
-        self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray] = ()
+        self,
+        prompt: PromptInput,
+        images: Sequence[np.ndarray],
+        videos: Sequence[np.ndarray] = (),
+        grids: Sequence[tuple[int, int]] = (),
     ) -> EncodedPrompt:
         """Encode a prompt about images and videos, each given by its tiles (tiles, 3, height, width).
+
+        Args:
+            grids: columns and rows of the grid of tiles of each image, 0 and 0 for an image of one tile. They are
+                needed where the prompt names tiles.
 
         Raises:
             InputError: for more or fewer images than the model takes, or a prompt with placeholders of its own.
         """
         if isinstance(self.format, ChatPrompt):
-            return self._chat(prompt, images, videos, self.format)
+            return self._chat(prompt, images, videos, grids, self.format)
         if videos:
             raise InputError(f"this model takes no videos, {len(videos)} given")
         if not isinstance(prompt, str):
@@ -121,19 +130,32 @@ class Prompts:
         return EncodedPrompt(all_ids, is_image, counted, list(images))
 
     def _chat(
-        self, prompt: PromptInput, images: Sequence[np.ndarray], videos: Sequence[np.ndarray], format: ChatPrompt
+        self,
+        prompt: PromptInput,
+        images: Sequence[np.ndarray],
+        videos: Sequence[np.ndarray],
+        grids: Sequence[tuple[int, int]],
+        format: ChatPrompt,
     ) -> EncodedPrompt:
-        text = self._template.render(chat_template.conversation(prompt, len(images), len(videos)))
-        waiting = {format.image: iter(images), format.video: iter(videos)}
+        if videos and format.video is None:
+            raise InputError(f"this model takes no videos, {len(videos)} given")
+        messages = chat_template.conversation(prompt, len(images), len(videos), format.system == "parts")
+        text = self._template.render(messages)
+        grids = grids or [(0, 0)] * len(images)
+        texts = [self._image_text(*image, format) for image in zip(images, grids, strict=True)]
+        waiting = {format.image: zip(images, texts)}
+        if format.video is not None:
+            repeated = [format.video * len(video) * self._tile_tokens for video in videos]
+            waiting[format.video] = zip(videos, repeated)
         tiles: list[np.ndarray] = []
         # The template chooses where placeholders stand; each takes the next image or video of its kind.
-        pieces = re.split(f"({re.escape(format.image)}|{re.escape(format.video)})", text)
+        pieces = re.split(f"({'|'.join(map(re.escape, waiting))})", text)
         for index, piece in enumerate(pieces[1::2]):
-            medium = next(waiting[piece], None)
+            medium, written = next(waiting[piece], (None, ""))
             if medium is None:
                 raise InputError(f"the prompt has {piece} in it; placeholders are added for what is given")
             tiles.append(medium)
-            pieces[2 * index + 1] = piece * len(medium) * self._tile_tokens
+            pieces[2 * index + 1] = written
         if len(tiles) < len(images) + len(videos):
             raise InputError(
                 f"{len(images) + len(videos)} images and videos are given, and the model's chat template writes"
@@ -141,7 +163,22 @@ class Prompts:
                 " user's"
             )
         ids = np.array(self.ids("".join(pieces)), np.int64)
-        return EncodedPrompt(ids, np.isin(ids, (format.image_token_id, format.video_token_id)), ids, tiles)
+        placeholders = [token for token in (format.image_token_id, format.video_token_id) if token is not None]
+        return EncodedPrompt(ids, np.isin(ids, placeholders), ids, tiles)
+
+    def _image_text(self, tiles: np.ndarray, grid: tuple[int, int], format: ChatPrompt) -> str:
+        """The placeholders of an image's tiles, and the names of these."""
+        placeholders, names = format.image * self._tile_tokens, format.tiles
+        if names is None:
+            return placeholders * len(tiles)
+        columns, rows = grid
+        assert len(tiles) == 1 + columns * rows, f"{len(tiles)} tiles, a grid of {columns} x {rows}"
+        lines = [
+            "".join(names.tile.format(row=row, column=column) + placeholders for column in range(1, columns + 1))
+            for row in range(1, rows + 1)
+        ]
+        cut = "".join(line + names.row_end for line in lines) + names.grid_end if lines else ""
+        return cut + names.whole + placeholders + names.end
 
     def _expect_token(self, token: str, token_id: int, name: str) -> None:
         if self.tokenizer.token_to_id(token) != token_id:

@@ -1,4 +1,4 @@
-"""Exports at real size: random checkpoints with the true dimensions of five models, their seconds and peak memory.
+"""Exports at real size: random checkpoints with the true dimensions of six models, their seconds and peak memory.
 
     python tests/benchmarks/real_size.py PROCESSORS [NAME]... [--precision int4] [--work FOLDER]
 
@@ -99,6 +99,37 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "video_token_id": 128003,
             "text_config": LLAMA_1B,
             "vision_config": PE_LARGE,
+        },
+    ),
+    "SmolVLM-256M": (
+        "smolvlm-256m",
+        {
+            "model_type": "idefics3",
+            "scale_factor": 4,
+            "image_token_id": 49190,
+            "tie_word_embeddings": False,
+            "text_config": {
+                "model_type": "llama",
+                "vocab_size": 49280,
+                "hidden_size": 576,
+                "intermediate_size": 1536,
+                "num_hidden_layers": 30,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "head_dim": 64,
+                "max_position_embeddings": 8192,
+                "rms_norm_eps": 1e-5,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+                "tie_word_embeddings": False,
+            },
+            "vision_config": {
+                "hidden_size": 768,
+                "intermediate_size": 3072,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 12,
+                "image_size": 512,
+                "patch_size": 16,
+            },
         },
     ),
     "KOSMOS-2": ("kosmos-2-patch14-224", {"model_type": "kosmos-2"}),

@@ -163,7 +163,7 @@ def edit_config(checkpoint: Path, **changes: object) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
         (
             lambda folder: edit_config(folder, model_type="llava"),
-            "'llava' is not supported; supported: kosmos-2, paligemma, perception_lm",
+            "'llava' is not supported; supported: idefics3, kosmos-2, paligemma, perception_lm, smolvlm",
         ),
         (lambda folder: (folder / TENSORS).unlink(), "only safetensors"),
         (lambda folder: (folder / TENSORS).write_bytes(b"no tensors"), TENSORS),

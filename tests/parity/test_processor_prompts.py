@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from onnx_vlm.runtime.grounding import patches
 from onnx_vlm.runtime.images.reading import read
+from onnx_vlm.runtime.images.tiles import grid_of
 from onnx_vlm.runtime.images.tiles import tiles as tiles_of_image
 from onnx_vlm.runtime.text.prompt import Prompts
-from published_processors import KOSMOS2, PALIGEMMA, SETTINGS, TILE_TOKENS, Processor, noise
+from published_processors import KOSMOS2, PALIGEMMA, SETTINGS, TILE_TOKENS, WITH_VOCABULARY, Processor, noise
 
 TEXTS = [
     "",
@@ -51,12 +52,12 @@ def processor(request: pytest.FixtureRequest, assets: Path, tmp_path: Path) -> P
 
 
 every_vocabulary = pytest.mark.parametrize(
-    "processor", [make(name) for name in SETTINGS for make in (trained, published)], indirect=True
+    "processor", [*map(trained, SETTINGS), *map(published, WITH_VOCABULARY)], indirect=True
 )
 of_kosmos2 = pytest.mark.parametrize("processor", [trained(KOSMOS2), published(KOSMOS2)], indirect=True)
 
 
-@pytest.mark.parametrize("name", [published(name) for name in SETTINGS])
+@pytest.mark.parametrize("name", [published(name) for name in WITH_VOCABULARY])
 def test_the_settings_are_those_that_are_published(name: tuple[str, str], assets: Path):
     settings = json.loads((assets / name[1] / "processor_config.json").read_text())
     assert settings == SETTINGS[name[0]]
@@ -66,9 +67,10 @@ def test_the_settings_are_those_that_are_published(name: tuple[str, str], assets
 def test_prompts_have_the_ids_of_the_processor(processor: Processor):
     name, source, picture = processor.name, processor.source, noise(80, 60)
     prompts = Prompts(processor.folder, processor.behaviour.prompt, TILE_TOKENS[name])
-    tiles = tiles_of_image(read(picture), processor.behaviour.image)
+    recipe = processor.behaviour.image
+    tiles, grid = tiles_of_image(read(picture), recipe), grid_of(*picture.size, recipe)
     for text in TEXTS:
-        ours = prompts.encode(text, [tiles])
+        ours = prompts.encode(text, [tiles], grids=[grid])
         if name == PALIGEMMA:
             inputs = source(images=picture, text=f"<image>{text}")
         elif name == KOSMOS2:

@@ -9,24 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import PHOTOGRAPHS, write_film
 from onnx_vlm.graphs import CheckpointError
-from onnx_vlm.graphs.manifest import Resize, Video
+from onnx_vlm.graphs.manifest import Grid, Resize, Video
 from onnx_vlm.runtime.images import video
 from onnx_vlm.runtime.images.reading import read
-from onnx_vlm.runtime.images.tiles import canvas
+from onnx_vlm.runtime.images.tiles import canvas, grid_of, scaled
 from onnx_vlm.runtime.images.tiles import tiles as tiles_of_image
 from PIL import Image, ImageOps
 from published_processors import (
     KOSMOS2,
     PERCEPTION_LM,
     SETTINGS,
+    SMOLVLM,
     TILE_TOKENS,
     Processor,
     assert_same_pixels,
     noise,
 )
 from transformers.image_utils import load_image
+from transformers.models.idefics3.image_processing_idefics3 import get_resize_output_image_size
 from transformers.video_utils import load_video
 
 
@@ -112,6 +115,51 @@ def test_canvases_of_up_to_36_tiles(published: Callable[[str], Processor]):
             found.add(theirs)
         assert max(columns * rows for columns, rows in found) == most
         del processor._find_supported_aspect_ratios
+
+
+def test_sides_of_grids(published: Callable[[str], Processor], monkeypatch: pytest.MonkeyPatch):
+    """Images of all shapes and many sizes, with tiles and longest edges that divide each other and that do not."""
+    processor, pixels = published(SMOLVLM).source.image_processor, published(SMOLVLM).behaviour.image.pixels
+    monkeypatch.setattr(processor, "resize", lambda image, size, resample: (size.width, size.height))
+    draw = random.Random(0)
+    sizes = [(draw.randint(1, 60), draw.randint(1, 60)) for _ in range(1000)]
+    sizes += [(int(10 ** draw.uniform(0, 4)), int(10 ** draw.uniform(0, 4))) for _ in range(3000)]
+    for width, height in sizes:
+        for size, longest in ((512, 2048), (364, 1456), (384, 1920), (28, 57), (14, 101), (512, 512), (50, 20)):
+            image = torch.empty(3, height, width, device="meta")
+            rescaled = get_resize_output_image_size(image, longest)
+            assert scaled(width, height, longest) == rescaled[::-1], (width, height, longest)
+            image = torch.empty(3, *rescaled, device="meta")
+            sides = processor.resize_for_vision_encoder(image, size)
+            expected = (0, 0) if sides == (size, size) else (sides[0] // size, sides[1] // size)
+            assert grid_of(width, height, Grid(size, longest, pixels)) == expected, (width, height, size, longest)
+
+
+def test_images_that_are_not_split(published: Callable[[str], Processor]):
+    one = published(SMOLVLM)
+    one.edit(lambda settings: settings["image_processor"].update(do_image_splitting=False))
+    recipe, processor = one.behaviour.image, one.source.image_processor
+    assert isinstance(recipe, Resize)
+    for size in SIZES:
+        theirs = np.asarray(processor(noise(*size), return_tensors="np")["pixel_values"][0])
+        assert_same_pixels(tiles_of_image(noise(*size), recipe), theirs, recipe)
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"size": {"height": 512, "width": 512}}, "a longest_edge"),
+        ({"size": {"longest_edge": 5000}}, "longest_edge is 5000; give 4096 at most"),
+        ({"max_image_size": {"longest_edge": 0}}, "longest_edge is 0"),
+        ({"do_image_splitting": 1}, "do_image_splitting is 1"),
+        ({"do_resize": False}, "do_resize is False"),
+    ],
+)
+def test_settings_of_grids_that_are_refused(published: Callable[[str], Processor], changed: dict, problem: str):
+    one = published(SMOLVLM)
+    one.edit(lambda settings: settings["image_processor"].update(changed))
+    with pytest.raises(CheckpointError, match=problem):
+        _ = one.behaviour
 
 
 def test_published_numbers_of_tiles(published: Callable[[str], Processor]):

@@ -12,7 +12,7 @@ from judge import Judge
 from onnx_vlm.export import export_model
 from onnx_vlm.runtime import InputError, load
 from PIL import Image
-from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, kosmos2, paligemma, perception_lm
+from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, SMOLVLM, kosmos2, paligemma, perception_lm, smolvlm
 from random_parity import RandomParity
 from source import ask, open_source
 
@@ -69,14 +69,33 @@ def test_kosmos2(random_parity: RandomParity, seed: int, name: str):
     random_parity.check(seed, KOSMOS2[name], requests)
 
 
+@pytest.mark.parametrize(("seed", "name"), list(enumerate(SMOLVLM)), ids=list(SMOLVLM))
+def test_smolvlm(random_parity: RandomParity, seed: int, name: str):
+    some = pictures(np.random.default_rng(seed), 5)
+    conversation = [
+        {"role": "system", "content": [{"type": "text", "text": "You are brief."}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a circle"}]},
+        {"role": "user", "content": [{"type": "text", "text": "And this? "}, {"type": "image"}]},
+    ]
+    requests = [
+        ask("Describe the picture.", some[:1]),
+        ask("Which is larger?", some[1:3]),
+        ask(conversation, some[3:]),
+        ask("How are you?"),
+    ]
+    random_parity.check(seed, SMOLVLM[name], requests)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "prompt"),
     [
         (paligemma, {"image_size": 28, "positions": 32, "sliding_window": 8}, "caption"),
         (perception_lm, {"positions": 64}, "What is it?"),
         (kosmos2, {"max_position_embeddings": 32}, "<grounding> An image of"),
+        (smolvlm, {"positions": 64}, "What is it?"),
     ],
-    ids=["paligemma", "perception_lm", "kosmos2"],
+    ids=["paligemma", "perception_lm", "kosmos2", "smolvlm"],
 )
 def test_an_answer_may_fill_the_last_position(
     tmp_path: Path, judge: Judge, threads: int, make: Callable[..., Path], options: dict[str, Any], prompt: str

@@ -87,11 +87,29 @@ def test_what_is_no_manifest_is_refused(copy: Path, text: str):
     assert manifest.FILE_NAME in refused(copy)
 
 
+GRID: dict[str, Any] = {
+    "kind": "grid",
+    "size": 28,
+    "longest_edge": 56,
+    "pixels": {"resample": "lanczos", "rescale_factor": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3},
+}
+NAMES = {"tile": "<{row}_{column}>", "row_end": "", "grid_end": "", "whole": "<whole>", "end": ""}
 #: Where in the manifest, what is put there, and how the problem begins.
 INVALID: list[tuple[str, str, Any, str]] = [
     ("", "image.max_tiles", 0, "image.max_tiles: 0 is not from 1"),
     ("", "image.max_tiles", -1, "image.max_tiles: -1 is not from 1"),
     ("", "image.max_tiles", 10**12, "image.max_tiles: 1000000000000 is not from 1"),
+    ("", "image", {**GRID, "longest_edge": 10**9}, "image.longest_edge: 1000000000 is not from 1"),
+    ("", "image", {**GRID, "size": 0}, "image.size: 0 is not from 1"),
+    ("", "image", {**GRID, "size": 3}, "image: tiles of 3 x 3, the graph takes"),
+    ("", "prompt.tiles", NAMES, "prompt.tiles: names tiles of a grid, and image is of the kind 'tiles'"),
+    ("", "prompt.tiles", {**NAMES, "tile": "<{row}>"}, "prompt.tiles.tile: '<{row}>' does not take a row and a column"),
+    ("", "prompt.tiles", {**NAMES, "tile": "{row.a}{column}"}, "prompt.tiles.tile: '{row.a}{column}' does not take"),
+    ("", "prompt.tiles", {**NAMES, "end": "<|image|>"}, "prompt.tiles.end: '<|image|>' has the placeholder in it"),
+    ("", "prompt.video_token_id", None, "prompt.video_token_id: must be null where prompt.video is"),
+    ("", "prompt.video", None, "prompt.video: missing, although there is a recipe for videos"),
+    ("", "prompt.system", "both", "prompt.system: 'both' is not"),
+    ("", "video.tile.longest_edge", 0, "video.tile.longest_edge: 0 is not from 1"),
     ("", "video.frames", 0, "video.frames: 0 is not from 1"),
     ("", "video.frames", 10**12, "video.frames: 1000000000000 is not from 1"),
     ("", "prompt.image_token_id", 5, "prompt.image_token_id is 5, tokenizer.json has"),

@@ -70,7 +70,7 @@ def test_weights_that_are_kept_are_few(source: int, target: int):
 
 
 @pytest.mark.parametrize(
-    ("shape", "resample"), [((400_000, 1), "bicubic"), ((1, 9_000_000), "bilinear"), ((1, 2_000_000), "lanczos")]
+    ("shape", "resample"), [((400_000, 1), "bicubic"), ((1, 9_000_000), "bilinear"), ((1, 2_000_000), "nearest")]
 )
 def test_sides_that_cannot_be_resized_are_named(shape: tuple[int, int], resample: str):
     with pytest.raises(InputError, match=f"{shape[1]} x {shape[0]} pixels cannot be resized to 224 x 224"):

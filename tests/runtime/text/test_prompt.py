@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import CHECKPOINTS
-from onnx_vlm.graphs.manifest import ChatPrompt, TextPrompt
+from onnx_vlm.graphs.manifest import ChatPrompt, TextPrompt, TileNames
 from onnx_vlm.runtime import InputError
 from onnx_vlm.runtime.text.prompt import Prompts
 from tokenizers import Tokenizer
@@ -27,6 +27,20 @@ GROUNDED = TextPrompt(
 )
 CHAT_IMAGE, CHAT_VIDEO = (token_id("perception_lm", token) for token in ("<|image|>", "<|video|>"))
 CHAT = ChatPrompt({"bos_token": "<|begin_of_text|>"}, "<|image|>", CHAT_IMAGE, "<|video|>", CHAT_VIDEO)
+
+
+IN_A_GRID = ChatPrompt(
+    {},
+    "<image>",
+    token_id("smolvlm", "<image>"),
+    tiles=TileNames("[<row_{row}_col_{column}>", "\n", "-", "[<global-img>", "]"),
+    system="parts",
+)
+
+
+@pytest.fixture(scope="module")
+def in_a_grid() -> Prompts:
+    return Prompts(CHECKPOINTS / "smolvlm", IN_A_GRID, 1)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +133,29 @@ def test_pictures_and_videos_take_the_places_of_their_kind_in_order(chat: Prompt
     assert [len(tiles) for tiles in encoded.tiles] == [2, 3, 4], "the template puts pictures before videos"
     assert (encoded.ids == CHAT_VIDEO).sum() == 4 * TILE_TOKENS
     assert encoded.is_image.sum() == 9 * TILE_TOKENS
+
+
+def test_tiles_are_named_by_row_and_column(in_a_grid: Prompts):
+    images = [np.concatenate([TILE] * count) for count in (7, 1)]
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Or "}, {"type": "image"}]},
+    ]
+    encoded = in_a_grid.encode(turns, images, grids=[(3, 2), (0, 0)])
+    assert in_a_grid.tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False) == (
+        "<|im_start|>System: Be brief.<end_of_utterance>\nUser:"
+        "[<row_1_col_1><image>[<row_1_col_2><image>[<row_1_col_3><image>\n"
+        "[<row_2_col_1><image>[<row_2_col_2><image>[<row_2_col_3><image>\n"
+        "-[<global-img><image>]Or [<global-img><image>]<end_of_utterance>\nAssistant:"
+    )
+    assert (encoded.ids[encoded.is_image] == IN_A_GRID.image_token_id).all()
+    assert encoded.is_image.sum() == 8
+    assert [len(tiles) for tiles in encoded.tiles] == [7, 1]
+
+
+def test_a_model_without_videos_says_so(in_a_grid: Prompts):
+    with pytest.raises(InputError, match="takes no videos, 1 given"):
+        in_a_grid.encode("What happens?", [], [TILE])
 
 
 @pytest.mark.parametrize(
