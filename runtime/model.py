@@ -13,7 +13,7 @@ from ..graphs import InputError
 from .chat import Chat
 from .grounding.types import PhraseBoxes
 from .hub.find import find
-from .inputs import Images, Request, Videos, is_batch, listed, requests
+from .inputs import Images, Request, Videos, check_answers, is_batch, listed, requests
 from .limits import Limits
 from .options import Options, Settings, resolve
 from .pipeline import Answering, Pipeline
@@ -163,6 +163,7 @@ class VLM:
 
         They are encoded once. Where a token sees only what stands before it, the cache of earlier turns is kept.
         """
+        check_answers(self.manifest)
         return Chat(self.pipeline, images, videos)
 
     def _answer(self, asked: Sequence[Request], settings: Settings, reader: Reader) -> Answering:

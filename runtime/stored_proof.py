@@ -113,11 +113,12 @@ def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterato
         *graphs[contract.VISION_ENCODER].outputs,
         *graphs[contract.PROJECTOR].outputs,
     ]
-    paired = [(contract.TOKEN_IDS, contract.LOGITS)]
+    paired = [(contract.TOKEN_IDS, contract.LOGITS, "new tokens")]
     if manifest.vectors is not None:
-        paired = [(contract.INPUT_IDS, contract.VECTORS), (contract.QUERY_IDS, contract.QUERY_VECTORS)]
-    for ids, rows in paired:
-        specs += [TensorSpec(ids, "int64", ("tokens",)), TensorSpec(rows, "float32", ("tokens", width))]
+        paired = [(contract.INPUT_IDS, contract.VECTORS, "tokens")]
+        paired += [(contract.QUERY_IDS, contract.QUERY_VECTORS, "tokens")]
+    for ids, rows, axis in paired:
+        specs += [TensorSpec(ids, "int64", (axis,)), TensorSpec(rows, "float32", (axis, width))]
     if contract.MASKS in expected and contract.MASK_DECODER in manifest.graphs:
         specs += [*manifest.graphs[contract.MASK_DECODER].inputs, *manifest.graphs[contract.MASK_DECODER].outputs]
     for spec in specs:
@@ -130,6 +131,6 @@ def _problems(expected: Mapping[str, np.ndarray], manifest: Manifest) -> Iterato
             yield f"{stored} should be {spec}"
         elif not array.size:
             yield f"{stored} is empty"
-    for pair in paired:
-        if len({len(expected[name]) for name in pair if name in expected}) > 1:
-            yield f"{pair[0]} and {pair[1]} differ in length"
+    for ids, rows, _ in paired:
+        if len({len(expected[name]) for name in (ids, rows) if name in expected}) > 1:
+            yield f"{ids} and {rows} differ in length"

@@ -46,8 +46,12 @@ def warmup(
     progress("run each once")
     (tiles,) = contents.graphs[contract.VISION_ENCODER].inputs
     embeds = engine.encode_images(np.zeros((1, *tiles.shape[1:]), tiles.dtype))
-    _, run = engine.start([embeds.reshape(-1, embeds.shape[-1])], 1)
-    run.step(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    row = embeds.reshape(-1, embeds.shape[-1])
+    if contents.kind == "embedding":
+        engine.vectors([row])
+    else:
+        _, run = engine.start([row], 1)
+        run.step(np.zeros(1, np.int64), np.zeros(1, np.int64))
     if engine.draws_masks:
         (codes,) = contents.graphs[contract.MASK_DECODER].inputs
         engine.masks(np.zeros((1, *codes.shape[1:]), codes.dtype))

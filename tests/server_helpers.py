@@ -57,8 +57,11 @@ class Running:
 def busy(models: Models) -> Iterator[int]:
     """How many requests each scheduler has."""
     for model in models:
-        state = model.scheduler.state()
-        yield state.running + state.queued
+        if model.turns is not None:
+            yield model.turns.running + model.turns.waiting
+        else:
+            state = model.scheduler.state()
+            yield state.running + state.queued
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -139,7 +139,8 @@ ALLOWED = {
     "runtime.scheduling": {
         *("graphs", "runtime", "runtime.generation", "runtime.grounding", "runtime.inference", "runtime.text"),
     },
-    "runtime.server": {"graphs", "runtime", "runtime.grounding", "runtime.scheduling"},
+    "runtime.server": {"graphs", "runtime", "runtime.grounding", "runtime.scheduling", "runtime.server.embeddings"},
+    "runtime.server.embeddings": {"runtime", "runtime.retrieval", "runtime.scheduling", "runtime.server"},
     "runtime.batch": {
         *("graphs", "runtime", "runtime.grounding", "runtime.images", "runtime.providers"),
         *("runtime.scheduling", "runtime.server"),

@@ -30,7 +30,7 @@ class Predictor:
         bundle: the folder that an export wrote, or a URL that fsspec opens, such as hf://OWNER/NAME or s3://BUCKET/NAME.
             What a URL names is fetched once a machine.
         prompt, candidates: of rows that have none.
-        task: "generate" or "score".
+        task: "generate", "score" or "embed".
         columns: by role (`prompt`, `image`, `images`, `video`, an option, ...), the name of its column where that is
             another.
         carry: columns of a batch that are carried along.

@@ -10,15 +10,17 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from ...graphs import InputError
 from ..grounding.types import Mask, run_lengths
 from ..results import Generation, Score
 from .packages import pyarrow
 from .rows import Reader, Row, plain_text
 
-Task: TypeAlias = Literal["generate", "score"]
+Task: TypeAlias = Literal["generate", "score", "embed"]
 Record: TypeAlias = dict[str, Any]
-TASKS: tuple[Task, ...] = ("generate", "score")
+TASKS: tuple[Task, ...] = ("generate", "score", "embed")
 FORMAT = 1  #: of the records; a job of another one is not gone on with
 
 #: The columns of each task, with their types as `_arrow` reads them.
@@ -44,6 +46,7 @@ COLUMNS: dict[Task, dict[str, Any]] = {
         "score": "double",
         "scores": [{"text": "string", "log_probability": "double"}],
     },
+    "embed": {"vectors": [["float"]], "tokens": "int64"},
 }
 #: Columns of all tasks. `input` is the digest of the row; `error_kind` is `error` without what is of one row alone.
 FRAME = {"seconds": "double", "error": "string", "error_kind": "string", "input": "string"}
@@ -89,10 +92,12 @@ class Recorder:
         if taken := sorted(set(carry) & self._empty.keys()):
             raise InputError(f"the column {taken[0]!r} cannot be carried along: the results have one of that name")
 
-    def record(self, row: Row, result: Generation | list[Score] | Exception) -> Record:
+    def record(self, row: Row, result: Generation | list[Score] | np.ndarray | Exception) -> Record:
         """The record of a row, by what came of it."""
         if isinstance(result, Exception):
             values = self._error(row, result)
+        elif isinstance(result, np.ndarray):
+            values = {"vectors": list(result), "tokens": len(result)}
         else:
             values = _scores(result) if isinstance(result, list) else _generation(result)
         cells = {} if isinstance(row.cells, InputError) else row.cells
@@ -165,5 +170,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def for_json(value: Any) -> Any:
-    """A carried value that JSON has not: bytes as base64, others as their text."""
+    """A value that JSON has not: a vector as a list, bytes as base64, others as their text."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -64,6 +64,7 @@ class Reader:
         candidates: of rows that have none.
         columns: by role, the name of its column where that is another.
         fetch: returns the bytes that a URL names; None refuses URLs.
+        asks: whether a row must have a prompt. If not, one without has the empty text.
     """
 
     base: Path
@@ -71,6 +72,7 @@ class Reader:
     candidates: Sequence[str] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     fetch: Callable[[str], bytes] | None = None
+    asks: bool = True
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.columns.keys() - set(ROLES)):
@@ -100,6 +102,8 @@ class Reader:
             raise row.cells
         cells = {role: _present(row.cells.get(self.column(role))) for role in ROLES}
         prompt = self.prompt if cells["prompt"] is None else cells["prompt"]
+        if prompt is None and not self.asks:
+            prompt = ""
         if prompt is None:
             raise InputError(f"the row has no prompt (column {self.column('prompt')!r}); give it one, or --prompt")
         if isinstance(prompt, str) and plain_text(prompt) != prompt:

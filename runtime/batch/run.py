@@ -148,7 +148,7 @@ def check_columns(source: Source, spec: Spec, reader: Reader) -> None:
     asked = [*spec.columns.values(), *spec.carry] if source.columns is not None else []
     if missing := [name for name in asked if name not in names]:
         raise InputError(f"the input has no column {missing[0]!r}; it has {known}")
-    if spec.prompt is None and reader.column("prompt") not in names:
+    if reader.asks and spec.prompt is None and reader.column("prompt") not in names:
         raise InputError(
             f"the input has no column {reader.column('prompt')!r}, but {known}; give a prompt for all rows with"
             " --prompt, or name the column with --column prompt=NAME"

@@ -16,7 +16,7 @@ from ..options import Options, resolve
 from ..providers.load_options import LoadOptions
 from .records import FORMAT, TASKS, Recorder, Task
 from .rows import Reader
-from .worker import Worker
+from .worker import Embedding, Worker
 
 MANIFEST = "manifest.json"
 
@@ -28,7 +28,7 @@ class Spec:
     Attributes:
         bundle: the folder that an export wrote.
         base: the folder that relative paths of rows start from.
-        task: "generate" or "score".
+        task: "generate", "score" or "embed".
         prompt, candidates: of rows that have none.
         options: of answers; a row's own go before them.
         columns: by role, the name of its column where that is another.
@@ -57,8 +57,10 @@ class Spec:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise InputError(f"the task is {self.task!r}; give one of {', '.join(TASKS)}")
-        if self.task == "generate" and self.candidates:
+        if self.task != "score" and self.candidates:
             raise InputError("candidates are for the task score; give that, or no candidates")
+        if self.task == "embed" and (self.options or self.prompt is not None):
+            raise InputError("the task embed takes no prompt for all rows and no options of answers; leave them out")
         for name in ("max_rows", "threads"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give 1 or more")
@@ -69,7 +71,11 @@ class Spec:
         Raises:
             BundleError, InputError: if there is no bundle, or an option is invalid.
         """
-        settings = resolve(self.options, manifests.load(self.bundle).generation)
+        manifest = manifests.load(self.bundle)
+        if (manifest.kind == "embedding") != (self.task == "embed"):
+            fitting = "embed" if manifest.kind == "embedding" else "generate or score"
+            raise InputError(f"the task is {self.task}, and the bundle is of the kind {manifest.kind}; give {fitting}")
+        settings = resolve(self.options, manifest.generation)
         return {
             "format": FORMAT,
             "bundle": hashlib.sha256((self.bundle / MANIFEST).read_bytes()).hexdigest(),
@@ -83,13 +89,16 @@ class Spec:
 
     def reader(self) -> Reader:
         """What reads rows."""
-        return Reader(self.base, self.prompt, self.candidates, self.columns, self._fetcher())
+        asks = self.task != "embed"
+        return Reader(self.base, self.prompt, self.candidates, self.columns, self._fetcher(), asks)
 
-    def worker(self) -> Worker:
+    def worker(self) -> Worker | Embedding:
         """What answers rows: the bundle is loaded."""
         reader = self.reader()
         recorder = Recorder(self.task, reader, self.carry, self.carry_as_text)
         vlm = VLM(self.bundle, self.where)
+        if self.task == "embed":
+            return Embedding(vlm, reader, recorder)
         return Worker(vlm, reader, recorder, self.task, self.options, self.max_rows, self.threads)
 
     def _fetcher(self) -> Callable[[str], bytes] | None:

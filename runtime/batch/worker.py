@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeAlias
 
+import numpy as np
+
+from ...graphs import InputError
+from ..inputs import Request
 from ..model import VLM
 from ..options import Options, resolve
 from ..results import Generation, Score
@@ -98,3 +103,42 @@ class Worker:
                 self._scheduler.submit(request, on_event, pieces=False, **{**self._options, **question.options})
         except Exception as error:
             done.put((row, error))
+
+
+class Embedding:
+    """Embeds rows one by one: a row with an image is a page, one with a prompt a query."""
+
+    def __init__(self, vlm: VLM, reader: Reader, recorder: Recorder) -> None:
+        self._vlm, self._reader, self._recorder = vlm, reader, recorder
+
+    def answer(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Record]]:
+        """Each row with its record, in their order. Whatever fails is that row's alone."""
+        for row in rows:
+            start = time.perf_counter()
+            try:
+                result: np.ndarray | Exception = self._embed(self._reader.question(row).request)
+            except Exception as error:
+                result = error
+            record = self._recorder.record(row, result)
+            if record["error"] is None:
+                record["seconds"] = round(time.perf_counter() - start, 4)
+            yield row, record
+
+    def _embed(self, request: Request) -> np.ndarray:
+        images, prompt = request.images, request.prompt
+        if len(images) + bool(prompt) != 1 or request.videos or not isinstance(prompt, str):
+            raise InputError(
+                f"a row to embed has {len(images)} images, {len(request.videos)} videos and the prompt {prompt!r:.40};"
+                " give one image for a page, or a prompt for a query"
+            )
+        (vectors,) = self._vlm.embed(images) if images else self._vlm.embed(queries=prompt)
+        return vectors
+
+    def close(self) -> None:
+        """End."""
+
+    def __enter__(self) -> Embedding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

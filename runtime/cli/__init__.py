@@ -5,9 +5,10 @@ Standard output gets answers, standard error everything else.
 
 from __future__ import annotations
 
-from . import batch, bench, chat, doctor, export, generate, inspect, score, serve, verify, warmup
+from . import bench, chat, doctor, export, generate, inspect, score, serve, verify, warmup
 from .console import app, main
 from .flags import expand
+from .jobs import batch, embed
 from .publish import push, triton
 
 for command in (
@@ -15,6 +16,7 @@ for command in (
     generate.generate,
     chat.chat,
     batch.batch,
+    embed.embed,
     score.score,
     serve.serve,
     inspect.inspect,

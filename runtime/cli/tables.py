@@ -152,6 +152,8 @@ def _behaviour(manifest: Manifest) -> Table:
         tile = manifest.video.tile
         table.add_row("videos", f"up to {manifest.video.frames} frames of {tile.height} x {tile.width}")
     table.add_row("prompts", {"chat": "conversations", "plain": "texts"}[manifest.prompt.kind])
+    if manifest.vectors is not None:
+        table.add_row("makes", f"vectors of {manifest.vocab} numbers; pages say {manifest.vectors.page!r}")
     kinds = {"locations": "location tokens", "patches": "phrases with patch tokens"}
     table.add_row("boxes", kinds[manifest.grounding.kind] if manifest.grounding else "none")
     if getattr(manifest.grounding, "codes", 0):

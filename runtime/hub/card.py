@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...graphs.manifest import Manifest
+from ...graphs.manifest import Loss, Manifest, VectorLoss
 
 ROUNDED = ("int8", "int4")  #: precisions that the Hub calls quantized
-TASK = "image-text-to-text"
+TASKS = {"generation": "image-text-to-text", "embedding": "visual-document-retrieval"}
+DOES = {"generation": "images and a prompt in, text out", "embedding": "pages and queries in, vectors out"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def make_card(manifest: Manifest, repository: str, base: Base) -> str:
 def _settings(manifest: Manifest, base: Base) -> str:
     fields: dict[str, str | list[str]] = {
         "library_name": "onnx-vlm",
-        "pipeline_tag": TASK,
+        "pipeline_tag": TASKS[manifest.kind],
         "tags": ["onnx", "onnx-vlm"],
     }
     if base.name is not None:
@@ -53,19 +54,23 @@ def _opening(manifest: Manifest, repository: str, base: Base) -> str:
     adapter = f", with the adapter {manifest.source['adapter']} merged into it" if "adapter" in manifest.source else ""
     return (
         f"# {name}\n\n{source}{adapter}, as ONNX graphs that"
-        " onnx-vlm runs with NumPy and ONNX Runtime: images and a prompt in, text out, without PyTorch. The decoder's"
+        f" onnx-vlm runs with NumPy and ONNX Runtime: {DOES[manifest.kind]}, without PyTorch. The decoder's"
         f" weights are in {manifest.precision['decoder']}.\n"
     )
 
 
 def _use(manifest: Manifest, repository: str) -> str:
-    prompt = next(iter(_prompts(manifest)), "Describe the image.")
+    prompt = json.dumps(next(iter(_prompts(manifest)), "Describe the image."), ensure_ascii=False)
+    use = f'answer = vlm.generate({prompt}, images="image.jpg")\nprint(answer.text)\n'
+    names = "load"
+    if manifest.kind == "embedding":
+        names = "late_interaction, load"
+        use = f'print(late_interaction(vlm.embed(queries={prompt}), vlm.embed(images="page.png")))\n'
     return (
         "## Use\n\n```console\n$ pip install 'onnx-vlm[cpu,hub]'\n```\n\n```python\n"
-        "from onnx_vlm.runtime import load\n\n"
+        f"from onnx_vlm.runtime import {names}\n\n"
         f"vlm = load({json.dumps(repository)})\n"
-        f'answer = vlm.generate({json.dumps(prompt, ensure_ascii=False)}, images="image.jpg")\n'
-        "print(answer.text)\n```\n"
+        f"{use}```\n"
     )
 
 
@@ -92,21 +97,32 @@ def _proof(manifest: Manifest, repository: str) -> str:
     if proof is None:
         return "## Proof\n\nThe export was not compared with its source model.\n"
     asked = "\n".join(f"* {json.dumps(prompt, ensure_ascii=False)}" for prompt in _prompts(manifest))
-    if proof.loss is None:
-        loss = "Rounding the weights changes nothing.\n"
-    else:
-        loss = (
-            "What rounding the weights changes, on the answers of the source model:\n\n"
-            "| measure | value |\n|---|---|\n"
-            f"| distance of the logits, relative | {proof.loss.logits:.2g} |\n"
-            f"| tokens that are equal | {proof.loss.equal_tokens} of {proof.loss.tokens} |\n"
-            f"| perplexity (source model) | {proof.loss.perplexity:.4g} ({proof.loss.source_perplexity:.4g}) |\n"
-        )
     return (
         "## Proof\n\nEvery stage was compared with the source model when this was exported, and the results lie in"
         f" `proof/`. `onnx-vlm verify {repository}` compares your machine with them, for these prompts:\n\n{asked}\n\n"
-        + loss
+        + _loss(proof.loss)
     )
+
+
+def _loss(loss: Loss | VectorLoss | None) -> str:
+    if loss is None:
+        return "Rounding the weights changes nothing.\n"
+    if isinstance(loss, VectorLoss):
+        about = "vectors"
+        rows = {
+            "distance of the vectors, relative": f"{loss.vectors:.2g}",
+            "cosine with the source's, mean (least)": f"{loss.cosine:.4f} ({loss.least_cosine:.4f})",
+            "change of scores, relative, at most": f"{loss.scores:.2g}",
+        }
+    else:
+        about = "answers"
+        rows = {
+            "distance of the logits, relative": f"{loss.logits:.2g}",
+            "tokens that are equal": f"{loss.equal_tokens} of {loss.tokens}",
+            "perplexity (source model)": f"{loss.perplexity:.4g} ({loss.source_perplexity:.4g})",
+        }
+    table = "| measure | value |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    return f"What rounding the weights changes, on the {about} of the source model:\n\n{table}"
 
 
 def _prompts(manifest: Manifest) -> tuple[str, ...]:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .embedder import DTYPES, Embedder
 from .late_interaction import late_interaction
+from .pooling import pooled
 
-__all__ = ["DTYPES", "Embedder", "late_interaction"]
+__all__ = ["DTYPES", "Embedder", "late_interaction", "pooled"]

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from ...graphs import VLMError
 from . import documentation
 from .body import Bodies
+from .embeddings.endpoint import EmbeddingsEndpoint
 from .endpoints import ChatEndpoint, ScoreEndpoint, Service
 from .errors import APIError, json_response, on_error
 from .fetch import Fetcher
@@ -67,6 +68,7 @@ def create_app(models: Models, access: Access, fetch: Callable[[str], bytes] | N
     routes = [
         Route("/v1/chat/completions", ChatEndpoint(service), methods=["POST"]),
         Route("/v1/score", ScoreEndpoint(service), methods=["POST"]),
+        Route("/v1/embeddings", EmbeddingsEndpoint(service), methods=["POST"]),
         Route("/v1/models", service.list_models),
         Route("/v1/models/{name:path}", service.show_model),
         Route("/health", service.health),

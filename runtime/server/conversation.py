@@ -75,7 +75,7 @@ def _turn(message: Message, where: str, fetch: Callable[[str], bytes], media: di
             parts.append({"type": "text", "text": part.text})
             continue
         kind = "image" if isinstance(part, ImagePart) else "video"
-        media[kind].append(_bytes(_url(part), f"{where}.content.{index}", fetch))
+        media[kind].append(read_url(url_of(part), f"{where}.content.{index}", fetch))
         parts.append({"type": kind})
     return {"role": "user", "content": parts}
 
@@ -87,13 +87,14 @@ def _text(message: Message) -> str:
     return "\n".join(part.text for part in message.content if isinstance(part, TextPart))
 
 
-def _url(part: ImagePart | VideoPart) -> str:
+def url_of(part: ImagePart | VideoPart) -> str:
+    """The URL that a part names."""
     named = part.image_url if isinstance(part, ImagePart) else part.video_url
     return named.url if isinstance(named, Url) else named
 
 
-def _bytes(url: str, where: str, fetch: Callable[[str], bytes]) -> bytes:
-    """What a URL names."""
+def read_url(url: str, where: str, fetch: Callable[[str], bytes]) -> bytes:
+    """What a URL names, an error of which names the field `where`."""
     if url[:5].lower() != "data:":
         try:
             return fetch(url)

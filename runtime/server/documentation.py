@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from .embeddings.protocol import EmbeddingRequest
 from .protocol import ChatRequest, ScoreRequest
 
 REFERENCE = "#/components/schemas/{model}"
@@ -29,6 +30,7 @@ STATUSES = {
 PATHS: list[tuple[str, str, type | None, str]] = [
     ("POST", "/v1/chat/completions", ChatRequest, "Answer a question about images; OpenAI's chat completions."),
     ("POST", "/v1/score", ScoreRequest, "How likely given answers are."),
+    ("POST", "/v1/embeddings", EmbeddingRequest, "Vectors of pages and queries, of models that make them."),
     ("GET", "/v1/models", None, "The models, and what each can do."),
     ("GET", "/v1/models/{name}", None, "One of them."),
     ("GET", "/health", None, "200 if the server answers, 503 while it loads or drains. Needs no key."),

@@ -60,6 +60,10 @@ class Service:
             model = self.models.get(asked.model)
             record.about["model"] = model.name
             following.see = self.metrics.watch(model.name, record.arrived).see
+            if model.scheduler is None:
+                raise APIError(
+                    400, f"{model.name} makes vectors; ask for them at /v1/embeddings", "model", "model_answers_nothing"
+                )
             request = to_request(asked, model.vlm.manifest, self.fetch)
             try:
                 if isinstance(asked, ChatRequest):

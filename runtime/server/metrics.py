@@ -76,6 +76,10 @@ class Metrics:
         for choice in (answer, *answer.alternatives):
             self._answer.labels(model).inc(len(choice.token_ids))
 
+    def embedded(self, tokens: int, model: str) -> None:
+        """Count the tokens of pages and queries."""
+        self._prompt.labels(model).inc(tokens)
+
     def watch(self, model: str, arrived: float) -> Watch:
         """A watch for the pieces of one request that has arrived at `arrived`, a value of `time.perf_counter`."""
         return Watch(self._until_first.labels(model), self._between.labels(model), arrived)
@@ -111,7 +115,7 @@ class _Schedulers:
 
     def collect(self) -> Iterator[Metric]:
         """A metric for each member of the states."""
-        states = {model.name: model.scheduler.state() for model in self._models}
+        states = {model.name: model.scheduler.state() for model in self._models if model.scheduler is not None}
         for kind, names in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
             for member, (name, help) in names.items():
                 metric = kind(f"onnx_vlm_{name}", help, labels=["model"])

@@ -14,6 +14,7 @@ from ...graphs.manifest import ChatPrompt, LocationTokens, PatchTokens, TextProm
 from ..model import VLM
 from ..scheduling import Scheduler
 from .answers import TokenTexts
+from .embeddings.turns import Turns
 from .errors import APIError
 
 
@@ -22,12 +23,15 @@ class Model:
     """A loaded model.
 
     Attributes:
+        scheduler: of a model that answers.
+        turns: of a model that makes vectors.
         created: when it was loaded, in seconds since 1970.
     """
 
     name: str
     vlm: VLM
-    scheduler: Scheduler
+    scheduler: Scheduler | None
+    turns: Turns | None
     texts: TokenTexts
     created: int
 
@@ -48,10 +52,12 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     prompt, grounding = manifest.prompt, manifest.grounding
     masks = contract.MASK_DECODER in manifest.graphs
     images = (prompt.min_images, prompt.max_images) if isinstance(prompt, TextPrompt) else (0, None)
+    answers = manifest.kind == "generation"
     tasks = {
         "chat": isinstance(prompt, ChatPrompt),
-        "answer": True,
-        "caption": True,
+        "answer": answers,
+        "caption": answers,
+        "embed": not answers,
         "detect": isinstance(grounding, LocationTokens),
         "segment": isinstance(grounding, LocationTokens) and masks,
         "ground": isinstance(grounding, PatchTokens),
@@ -102,9 +108,11 @@ class Models:
         try:
             for name, folder in self._folders.items():
                 vlm = self._load(folder)
-                scheduler = Scheduler(vlm, max_rows=self._max_rows, max_queue=self._max_queue)
+                answers = vlm.manifest.kind == "generation"
+                scheduler = Scheduler(vlm, max_rows=self._max_rows, max_queue=self._max_queue) if answers else None
+                turns = None if answers else Turns(self._max_queue)
                 texts = TokenTexts(vlm.pipeline.prompts.tokenizer, vlm.manifest.generation.eos_token_ids)
-                self._loaded[name] = Model(name, vlm, scheduler, texts, int(time.time()))
+                self._loaded[name] = Model(name, vlm, scheduler, turns, texts, int(time.time()))
             self._is_ready.set()
         except BaseException as error:
             self.error = error
@@ -132,4 +140,5 @@ class Models:
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
         """End the schedulers."""
         for model in self:
-            model.scheduler.close(drain=drain, timeout=timeout)
+            if model.scheduler is not None:
+                model.scheduler.close(drain=drain, timeout=timeout)

@@ -87,6 +87,7 @@ def gemma(kind: str, hidden: int, intermediate: int, layers: int, heads: int, kv
     }
 
 
+PALIGEMMA = gemma("gemma", 2048, 16384, 18, 8, 1)
 #: name -> processor folder and config.json
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "PerceptionLM-1B": (
@@ -133,9 +134,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "KOSMOS-2": ("kosmos-2-patch14-224", {"model_type": "kosmos-2"}),
-    "PaliGemma-3B-224": ("paligemma-3b-224", gemma("gemma", 2048, 16384, 18, 8, 1)),
+    "PaliGemma-3B-224": ("paligemma-3b-224", PALIGEMMA),
     "PaliGemma-2-3B-224": ("paligemma-3b-224", gemma("gemma2", 2304, 9216, 26, 8, 4)),
     "PaliGemma-2-10B-224": ("paligemma-3b-224", gemma("gemma2", 3584, 14336, 42, 16, 8)),
+    "ColPali-3B-448": (
+        "paligemma-3b-224",
+        {
+            "model_type": "colpali",
+            "embedding_dim": 128,
+            "vlm_config": PALIGEMMA | {"vision_config": SIGLIP | {"image_size": 448}},
+        },
+    ),
 }
 SHARD = 2 << 30
 
@@ -150,6 +159,8 @@ def write_checkpoint(folder: Path, files: Path, config: dict[str, Any]) -> tuple
 
     shutil.copytree(files, folder)
     (folder / "config.json").write_text(json.dumps(config))
+    if config["model_type"] == "colpali":
+        _make_colpali_processor(folder / "processor_config.json")
     (folder / "model.safetensors").touch()
     with trace.fake_weights():
         model = registry.find(config["model_type"]).build(Checkpoint(folder)).model
@@ -178,6 +189,14 @@ def write_checkpoint(folder: Path, files: Path, config: dict[str, Any]) -> tuple
     write()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return sum(sizes.values()), 2 * max(sizes.values())
+
+
+def _make_colpali_processor(path: Path) -> None:
+    """Change the settings of PaliGemma's processor at 224 pixels to those of ColPali's at 448."""
+    settings = json.loads(path.read_text())
+    settings["processor_class"] = "ColPaliProcessor"
+    settings["image_processor"] |= {"size": {"height": 448, "width": 448}, "image_seq_length": 1024}
+    path.write_text(json.dumps(settings))
 
 
 def export(checkpoint: Path, bundle: Path, options: list[str]) -> tuple[float, int]:

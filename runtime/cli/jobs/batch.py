@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ...graphs import InputError
-from . import flags
-from .console import messages, print_json
+from ....graphs import InputError
+from .. import flags
+from ..console import messages, print_json
 
 JOB = "The job"  #: a heading of `--help`
 
@@ -38,7 +38,9 @@ def batch(
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Of rows that have none.", callback=flags.check_text)
     ] = None,
-    task: Annotated[str, typer.Option(metavar="NAME", help="generate, or score for --candidate.")] = "generate",
+    task: Annotated[
+        str, typer.Option(metavar="NAME", help="generate, score for --candidate, or embed for vectors.")
+    ] = "generate",
     candidate: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="A possible answer to score; once for each.", callback=flags.check_texts),
@@ -97,11 +99,13 @@ def batch(
 
     A job that was stopped goes on where it was. A row that fails has its error in the results; the others go on.
     """
-    from ..batch import Batch, Spec, run
-    from ..batch.progress import Lines, Shown, summary
-    from ..batch.ray_engine import on_ray
-    from ..batch.run import ENGINES, answer_here
+    from ...batch import Batch, Spec, run
+    from ...batch.progress import Lines, Shown, summary
+    from ...batch.ray_engine import on_ray
+    from ...batch.run import ENGINES, answer_here
 
+    if task == "embed" and report is not None:
+        raise InputError("--report shows answers, and the task embed makes vectors; leave it out")
     if engine not in ENGINES:
         raise InputError(f"the engine is {engine!r}; give one of {', '.join(ENGINES)}")
 
@@ -128,7 +132,7 @@ def batch(
         messages.print(summary(progress))
         messages.print(f"the results are in [bold]{escape(str(output))}[/]", soft_wrap=True)
     if report is not None:
-        from ..batch.report import write_report
+        from ...batch.report import write_report
 
         write_report(report, asked, progress)
         if not as_json:

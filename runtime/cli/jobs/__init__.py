@@ -1,0 +1,1 @@
+"""Commands that take many inputs and write files of results."""

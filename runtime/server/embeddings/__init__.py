@@ -1,0 +1,1 @@
+"""`POST /v1/embeddings`: vectors of pages and queries, over the models that make them."""
