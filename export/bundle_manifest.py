@@ -80,11 +80,12 @@ def prefill_memory(graph: ir.Model, decoder: Decoder) -> manifest.Prefill:
     """The memory that a prefill takes, from the traced decoder graph and its module.
 
     A token takes 2.5 times the values that are alive at once: 1.3 to 2.5 times were measured on models of 1 to 3
-    billion weights. A pair of tokens that see each other takes a score for each head, and a bias; causal attention
+    billion weights. A pair of tokens takes a score for each head, and a bias for each mask; plain causal attention
     keeps none.
     """
     heads = decoder.causal_lm.config.num_attention_heads
-    pair = 0 if decoder.causal else 4 * (heads + 1)
+    masked = not decoder.causal or decoder.ahead or decoder.windowed
+    pair = 4 * (heads + 1 + (decoder.ahead and decoder.windowed)) if masked else 0
     return manifest.Prefill(token=5 * most_alive(graph, contract.SEQUENCE) // 2, pair=pair)
 
 
@@ -102,9 +103,9 @@ def read_template(source: Checkpoint, recipe: Recipe) -> str | None:
         conversation = template.render(chat_template.conversation(recipe.examples[0], images=1, videos=0))
     except VLMError as error:
         raise CheckpointError(f"{source.folder}: {error}") from None
-    if (count := conversation.count(recipe.prompt.image)) != 1:
+    if (count := conversation.count(recipe.prompt.image_mark)) != 1:
         raise CheckpointError(
-            f"{source.folder}: the chat template writes {recipe.prompt.image} {count} times for one image; it must"
+            f"{source.folder}: the chat template writes {recipe.prompt.image_mark} {count} times for one image; it must"
             " write it once"
         )
     return text

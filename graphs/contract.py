@@ -165,7 +165,8 @@ def decoder(layers: int, kv_heads: int, head_dim: int, hidden: int, vocab: int) 
 
     `sequence_lengths` holds, for each row, the number of valid keys after this call, minus one; `total_sequence_length`
     is the largest number of valid keys of any row. Past and present of a layer are the same buffer of `capacity`
-    positions. `logits_indices` holds the positions of this call whose logits are returned.
+    positions. `logits_indices` holds the positions of this call whose logits are returned. `hidden` is the width of
+    `inputs_embeds`: that of embeddings, and one more where a token may see tokens after it (`manifest.Embedding`).
     """
 
     shape: Shape = (BATCH, kv_heads, CAPACITY, head_dim)

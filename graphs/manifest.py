@@ -106,7 +106,8 @@ class Manifest:
         cache: "in_place" where past and present of a layer are one buffer; "copied" where they are two, and the
             present is a copy of the past with the new tokens in it.
         generation: where `vectors` are made, its `max_positions` alone counts.
-        causal: whether a token of a prompt sees only the tokens before it; if not, a prompt's tokens see each other.
+        causal: whether a token of a prompt sees only the tokens before it, and with `embedding.ahead` those of its
+            image; if not, a prompt's tokens see each other.
         vectors: what makes this a bundle of the kind "embedding"; null where it answers.
     """
 
@@ -144,7 +145,7 @@ class Manifest:
     @property
     def hidden(self) -> int:
         """The width of the embeddings that the decoder takes."""
-        return self.graphs[contract.DECODER].inputs[0].shape[-1]
+        return self.graphs[contract.DECODER].inputs[0].shape[-1] - self.embedding.ahead
 
     @property
     def vocab(self) -> int:

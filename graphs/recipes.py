@@ -149,6 +149,8 @@ class ChatPrompt:
     Attributes:
         tiles: what stands around the placeholders of an image's tiles; null if nothing does.
         system: what the template takes as the content of a system's message: a text, or a list of parts.
+        written: what the template writes for an image in place of `image`; null if it writes `image` itself.
+        image_start, image_end: what stands around the placeholders of an image.
     """
 
     kind: Literal["chat"] = field(default="chat", init=False)
@@ -159,13 +161,26 @@ class ChatPrompt:
     video_token_id: int | None = None
     tiles: TileNames | None = None
     system: Literal["text", "parts"] = "text"
+    written: str | None = None
+    image_start: str = ""
+    image_end: str = ""
+
+    @property
+    def image_mark(self) -> str:
+        """What the template writes for an image."""
+        return self.written or self.image
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Rows of `embed_tokens.npy` are multiplied by `scale`; image embeddings are inserted afterwards, unscaled."""
+    """Rows of `embed_tokens.npy` are multiplied by `scale`; image embeddings are inserted afterwards, unscaled.
+
+    Where `ahead` is true, a token of an image sees those of its image that follow it, and the decoder takes one number
+    more for each token, behind its embedding: how many these are; 0 for a token of text.
+    """
 
     scale: float
+    ahead: bool = False
 
 
 @dataclass(frozen=True)

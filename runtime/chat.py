@@ -123,7 +123,7 @@ class Chat:
         row = engine.merge(prompt, [self._embeds[id(tiles)][1] for tiles in prompt.tiles])
         timer.lap("vision")
         prefix, self._prefix = self._prefix, None  # nothing is kept if the run fails
-        held = prefix.common_length(row) if prefix else 0
+        held = engine.uncut(row, prefix.common_length(row)) if prefix else 0
         if prefix and held:
             logits, run = engine.resume(prefix.run, held, row[held:], max_new_tokens, copies)
         else:

@@ -15,6 +15,8 @@ from transformers import (
     ColPaliForRetrieval,
     ColPaliProcessor,
     Gemma2Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GemmaConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -229,6 +231,79 @@ def perception_lm(
     return save(folder, PerceptionLMForConditionalGeneration(config), processor, seed)
 
 
+def gemma3(
+    folder: Path,
+    *,
+    seed: int,
+    files: Path = CHECKPOINTS / "gemma3",
+    side: int = 4,
+    pooling: int = 2,
+    layers: int = 3,
+    heads: int = 4,
+    kv_heads: int = 2,
+    hidden: int = 32,
+    head_dim: int = 16,
+    vision_heads: int = 2,
+    tied: bool = True,
+    vocab: int = 448,
+    positions: int = 256,
+    window: int = 8,
+    pattern: int = 3,
+    rope: dict[str, Any] | None = None,
+    **text: Any,
+) -> Path:
+    """Gemma 3, with the processor in `files`, on images of side x side patches; every `pattern`th layer is full."""
+    torch.manual_seed(seed)
+    processor = AutoProcessor.from_pretrained(files)
+    size, tokens = 14 * side, (side // pooling) ** 2
+    processor.image_processor.size = {"height": size, "width": size}
+    tokenizer = processor.tokenizer
+    processor = type(processor)(
+        processor.image_processor, tokenizer, chat_template=processor.chat_template, image_seq_length=tokens
+    )
+    full = {"rope_type": "default", "rope_theta": 1e6} | (rope or {})
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": vocab,
+            "hidden_size": hidden,
+            "intermediate_size": 83,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "query_pre_attn_scalar": head_dim,
+            "max_position_embeddings": positions,
+            "sliding_window": window,
+            "sliding_window_pattern": pattern,
+            "rope_parameters": {
+                "full_attention": full,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "tie_word_embeddings": tied,
+            **ids,
+            **text,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 24 * vision_heads,
+            "intermediate_size": 67,
+            "num_hidden_layers": 2,
+            "num_attention_heads": vision_heads,
+            "image_size": size,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=tokens,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+        image_token_index=tokenizer.image_token_id,
+        tie_word_embeddings=tied,
+        **ids,
+    )
+    return save(folder, Gemma3ForConditionalGeneration(config), processor, seed)
+
+
 def kosmos2(
     folder: Path,
     *,
@@ -405,6 +480,20 @@ KOSMOS2: dict[str, Row] = {
     "positions interpolated, smaller": (kosmos2, {"image_size": 56, "picture": (28, 28), "hidden": 48, "heads": 6}),
     "embeddings not scaled": (kosmos2, {"scale_embedding": False, "activation_function": "relu", "layers": 3}),
     "head of its own": (kosmos2, {"tied": False, "vocab": 1177, "image_size": 42, "latents": 20}),
+}
+GEMMA3: dict[str, Row] = {
+    "smallest": (gemma3, {"side": 2, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "pattern": 1}),
+    "window shorter than an image": (gemma3, {"side": 8, "window": 5}),
+    "window of two": (gemma3, {"window": 2, "hidden": 48, "heads": 6, "kv_heads": 3}),
+    "window that ends during the answer": (gemma3, {"window": 40, "kv_heads": 1, "layers": 4, "pattern": 2}),
+    "no window": (gemma3, {"window": 512, "positions": 1024, "head_dim": 32}),
+    "sliding layers alone": (gemma3, {"layers": 2, "pattern": 6, "side": 6, "pooling": 3}),
+    "many layers": (gemma3, {"layers": 13, "pattern": 6, "window": 20}),
+    "rotary scaling": (gemma3, {"rope": {"rope_type": "linear", "factor": 8.0}, "layers": 6}),
+    "pooling that leaves a rest": (gemma3, {"side": 5, "pooling": 2, "vision_heads": 3}),
+    "head of its own": (gemma3, {"tied": False, "vocab": 397, "attention_bias": True}),
+    "soft-capping that is not used": (gemma3, {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "448 pixels": (gemma3, {"side": 32, "pooling": 4, "window": 40, "positions": 1024}),
 }
 COLPALI: dict[str, Row] = {
     "smallest": (colpali, {"image_size": 28, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "width": 5}),

@@ -182,6 +182,27 @@ class PerceptionLMSource(Source):
         }
 
 
+class Gemma3Source(Source):
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        messages = request.prompt
+        if isinstance(messages, str):
+            content = [{"type": "image"}] * len(request.images) + [{"type": "text", "text": request.prompt}]
+            messages = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        images = [request.images] if request.images else None
+        return dict(self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt"))
+
+    @torch.inference_mode()
+    def stages(self, request: Request) -> dict[str, np.ndarray]:
+        pixels = self.inputs(request)["pixel_values"]
+        features = self.model.get_image_features(pixels)
+        return {
+            "pixel_values": pixels.numpy(),
+            "vision_features": features.last_hidden_state.numpy(),
+            "image_embeds": features.pooler_output.numpy(),
+        }
+
+
 class Kosmos2Source(Source):
     batches = False  # it counts padding into the positions of decoded tokens
 
@@ -246,6 +267,7 @@ class SmolVLMSource(Source):
 def open_source(folder: Path) -> Source:
     """The source model of a checkpoint."""
     kinds = {
+        "gemma3": Gemma3Source,
         "idefics3": SmolVLMSource,
         "kosmos-2": Kosmos2Source,
         "paligemma": PaliGemmaSource,

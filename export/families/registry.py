@@ -22,6 +22,7 @@ from ..checkpoint.checkpoint import Checkpoint
 #: model_type in config.json -> the module that exports it, imported when it is needed
 _MODULES: dict[str, str | ModuleType] = {
     "colpali": "onnx_vlm.export.families.colpali",
+    "gemma3": "onnx_vlm.export.families.gemma3",
     "idefics3": "onnx_vlm.export.families.smolvlm",
     "kosmos-2": "onnx_vlm.export.families.kosmos2",
     "paligemma": "onnx_vlm.export.families.paligemma",

@@ -129,7 +129,7 @@ def expectations(
             arrays |= _greedy(parts.model, inputs, eos_token_ids)
         else:
             tokens = torch.from_numpy(answers[index])
-            logits = logits_before(parts.model, inputs, tokens)
+            logits = logits_before(parts, inputs, tokens)
             arrays |= {contract.TOKEN_IDS: tokens, contract.LOGITS: logits}
         expected.append({name: tensor.numpy() for name, tensor in arrays.items()})
     return expected
@@ -151,19 +151,22 @@ def _greedy(
     return {contract.TOKEN_IDS: tokens, contract.LOGITS: torch.cat(answer.logits)}
 
 
-def logits_before(model: PreTrainedModel, inputs: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+def logits_before(parts: ModelParts, inputs: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
     """The logits (new tokens, vocab) before each token (new tokens,) of a given answer to the inputs of `generate`.
 
     They are those of `generate`, computed in one pass: reading rounded weights takes longer than a step does.
     """
     shape, before = inputs["input_ids"].shape, tokens[None, :-1]
-    added = {"input_ids": before, "attention_mask": torch.ones_like(before), "token_type_ids": torch.ones_like(before)}
+    ones = torch.ones_like(before)
+    added = {"input_ids": before, "attention_mask": ones}
+    if not parts.modules[contract.DECODER].causal:  # tokens of this type see only those before them, others the prefix
+        added["token_type_ids"] = ones
     longer = {
         name: torch.cat([values, added.get(name, torch.zeros_like(before)).to(values.dtype)], 1)
         for name, values in inputs.items()
         if values.shape == shape
     }
-    return model(**inputs | longer, logits_to_keep=len(tokens)).logits[0, -len(tokens) :]
+    return parts.model(**inputs | longer, logits_to_keep=len(tokens)).logits[0, -len(tokens) :]
 
 
 def _built(checkpoint: Checkpoint, family: Family) -> tuple[ModelParts, dict[int, Source]]:

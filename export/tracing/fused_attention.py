@@ -7,7 +7,7 @@ get `com.microsoft::MultiHeadAttention`, decoders `com.microsoft::GroupQueryAtte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -22,20 +22,25 @@ from .patching import DECODER_ROTATION, changed, find, replaced
 NAME = "onnx_vlm"
 
 
+#: Cosines and sines of a kind of layers, (positions, head_dim / 2) each, by its `layer_type`; None for all layers.
+Tables = Mapping[str | None, tuple[torch.Tensor, torch.Tensor]]
+
+
 @dataclass(frozen=True)
 class CachedAttention:
     """The tensors that a decoder's layers need besides query, key and value; transformers passes them as a keyword.
 
-    `past[layer]` is the layer's key and value buffer, (batch, kv_heads, capacity, head_dim). With `cos_cache` and
-    `sin_cache`, (positions, head_dim / 2), the operator rotates query and key by their position in the buffer.
+    `past[layer]` is the layer's key and value buffer, (batch, kv_heads, capacity, head_dim). With `tables`, the
+    operator rotates query and key by their position in the buffer. `ahead`, (batch, sequence) of int64, says how many
+    tokens after it a token sees besides those before it; None where all see none, or all of a prompt.
     """
 
     past: list[tuple[torch.Tensor, torch.Tensor]]
     sequence_lengths: torch.Tensor
     total_sequence_length: torch.Tensor
-    cos_cache: torch.Tensor | None
-    sin_cache: torch.Tensor | None
+    tables: Tables
     causal: bool
+    ahead: torch.Tensor | None = None
 
     @staticmethod
     def check_heads(head_dim: int, rotates: bool) -> None:
@@ -45,9 +50,19 @@ class CachedAttention:
             raise CheckpointError(f"attention heads of {head_dim} are not supported, only multiples of {multiple}")
 
     @classmethod
-    def of_call(cls, *tensors: Any, causal: bool, sequence: int) -> CachedAttention:
-        """The tensors for a call with `sequence` new tokens in each row; `tensors` are the fields in their order."""
-        return CachedAttention(*tensors, causal)
+    def of_call(cls, *fields: Any, sequence: int) -> CachedAttention:
+        """The tensors for a call with `sequence` new tokens in each row; `fields` are the fields in their order."""
+        return CachedAttention(*fields)
+
+    @property
+    def plain_causal(self) -> bool:
+        """Whether a token sees all before it and nothing else, so that no mask need be made."""
+        return self.causal and self.ahead is None
+
+    def tables_of(self, layer: torch.nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The rotary tables of a layer, None where the operator does not rotate."""
+        kind = getattr(layer, "layer_type", None)
+        return self.tables.get(kind if kind in self.tables else None, (None, None))
 
     @contextmanager
     def rotation(self, rotary: torch.nn.Module, modelling: ModuleType) -> Iterator[None]:
@@ -59,25 +74,43 @@ class CachedAttention:
             ):
                 yield
         else:  # cosines of one and sines of zero rotate nothing
-            head_dim = 2 * self.cos_cache.shape[-1]
+            head_dim = 2 * next(iter(self.tables.values()))[0].shape[-1]
             by_zero = torch.ones(1, 1, head_dim), torch.zeros(1, 1, head_dim)
             with replaced(rotary, forward=lambda *_, **__: by_zero):
                 yield
 
-    def window(self, window: int, sequence: int) -> torch.Tensor:
-        """The mask of a sliding layer as the operator takes it, (batch, 1, sequence, total) of float."""
-        seen = self.in_window(self.total_sequence_length.item(), window, sequence)
-        bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
-        return bias.unsqueeze(1).unsqueeze(1).expand(-1, -1, sequence, -1)
+    def mask(self, sequence: int, window: int | None = None) -> torch.Tensor | None:
+        """The mask of a layer as the operator takes it, (batch, 1, sequence, total) of float; None if it needs none.
+
+        Args:
+            window: how many keys a layer sees, up to the token itself; None for all.
+        """
+        keys = self.total_sequence_length.item()
+        if self.ahead is not None:
+            seen = torch.arange(keys) <= (self.positions(sequence) + self.ahead).unsqueeze(-1)
+            seen = seen if window is None else seen & self.in_window(keys, window, sequence)
+        elif window is not None:
+            seen = self.in_window(keys, window, sequence).expand(-1, sequence, -1)
+        else:
+            return None
+        return torch.where(seen, 0.0, torch.finfo(torch.float32).min).unsqueeze(1)
+
+    def positions(self, sequence: int) -> torch.Tensor:
+        """The positions of new tokens in their rows, (batch, sequence) of int64; prompts are padded on the right."""
+        lengths = self.sequence_lengths.to(torch.int64) + 1
+        prefill = self.total_sequence_length == sequence
+        return torch.where(prefill, 0, lengths - sequence).unsqueeze(1) + torch.arange(sequence)
 
     def in_window(self, keys: int, window: int, sequence: int) -> torch.Tensor:
-        """Which of the first `keys` keys a sliding layer sees, (batch, keys) of bool.
+        """Which of the first `keys` keys the window of a token leaves, (batch, sequence or 1, keys) of bool.
 
-        A prefill sees all of itself, as transformers' mask for a bidirectional prefix does (its block of tokens is
-        joined to the window); a decoded token sees the last `window` keys.
+        A token sees the last `window` keys up to itself. Where the tokens of a prompt all see each other, they do so in
+        every layer, as in transformers' mask for a bidirectional prefix (its block of tokens is joined to the window).
         """
+        if self.ahead is not None:
+            return torch.arange(keys) > (self.positions(sequence) - window).unsqueeze(-1)
         oldest = (self.sequence_lengths + 1 - window).unsqueeze(1)
-        return (torch.arange(keys).unsqueeze(0) >= oldest) | (self.total_sequence_length == sequence)
+        return ((torch.arange(keys) >= oldest) | (self.total_sequence_length == sequence)).unsqueeze(1)
 
 
 def attention(
@@ -94,7 +127,7 @@ def attention(
     """Query, key and value are (batch, heads, sequence, head_dim), the result (batch, sequence, heads, head_dim).
 
     `attention_mask`, (batch, 1, sequence, total), is added to the scores. A causal operator masks by itself and ignores
-    the mask of the model.
+    the mask of the model; it takes a window or a mask of its own only where it is not causal, so a mask says all then.
     """
     _, heads, _, head_dim = query.shape
     inputs = [tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value)]
@@ -104,9 +137,9 @@ def attention(
     else:
         operator = "GroupQueryAttention"
         inputs += [*cached.past[module.layer_idx], cached.sequence_lengths, cached.total_sequence_length]
-        inputs += [cached.cos_cache, cached.sin_cache, None, None if cached.causal else attention_mask]
-        attributes |= {"kv_num_heads": key.shape[1], "causal": int(cached.causal)}
-        attributes |= {"do_rotary": 1} if cached.cos_cache is not None else {}
+        inputs += [*cached.tables_of(module), None, None if cached.plain_causal else attention_mask]
+        attributes |= {"kv_num_heads": key.shape[1], "causal": int(cached.plain_causal)}
+        attributes |= {"do_rotary": 1} if cached.tables else {}
         attributes |= {"softcap": float(softcap)} if softcap else {}
     mixed = torch.onnx.ops.symbolic(
         f"com.microsoft::{operator}", inputs, attributes, dtype=query.dtype, shape=inputs[0].shape, version=1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -27,27 +27,24 @@ class WrittenCache(CachedAttention):
     """A cache whose buffers are copied with the new keys and values written into the copy.
 
     Attributes:
-        positions: the positions of the new tokens in their rows, (batch, sequence) of int64.
         indices: row, head and position of each new key in a buffer, (batch, kv_heads, sequence, 3) of int64.
         seen: the keys of a buffer that a token attends to, (batch, 1, sequence, capacity) of bool.
     """
 
-    positions: torch.Tensor
-    indices: torch.Tensor
-    seen: torch.Tensor
+    indices: torch.Tensor = field(kw_only=True)
+    seen: torch.Tensor = field(kw_only=True)
 
     @staticmethod
     def check_heads(head_dim: int, rotates: bool) -> None:
         """Take heads of any size: no operator here asks for one."""
 
     @classmethod
-    def of_call(cls, *tensors: Any, causal: bool, sequence: int) -> WrittenCache:
+    def of_call(cls, *fields: Any, sequence: int) -> WrittenCache:
         """The tensors for a call with `sequence` new tokens in each row; rows of a prompt are padded on the right."""
-        cached = CachedAttention(*tensors, causal)
+        cached = CachedAttention(*fields)
         batch, kv_heads, capacity, _ = cached.past[0][0].shape
         lengths = cached.sequence_lengths.to(torch.int64) + 1
-        prefill = cached.total_sequence_length == sequence
-        positions = torch.where(prefill, 0, lengths - sequence).unsqueeze(1) + torch.arange(sequence)
+        positions = cached.positions(sequence)
         shape = (batch, kv_heads, sequence)
         indices = torch.stack(
             [
@@ -59,21 +56,27 @@ class WrittenCache(CachedAttention):
         )
         # Padding may see any keys, but it must see some, so that its softmax stays finite.
         last = positions if cached.causal else (lengths - 1).unsqueeze(1).expand(batch, sequence)
+        last = last if cached.ahead is None else last + cached.ahead
         seen = torch.arange(capacity) <= last[:, None, :, None]
-        return cls(**vars(cached), positions=positions, indices=indices, seen=seen)
+        return cls(**vars(cached), indices=indices, seen=seen)
 
     @contextmanager
     def rotation(self, rotary: torch.nn.Module, modelling: ModuleType) -> Iterator[None]:
         """Make the model rotate by rows of the rotary tables."""
-        rows = (torch.nn.functional.embedding(self.positions, table) for table in (self.cos_cache, self.sin_cache))
-        tables = tuple(torch.cat([row, row], -1) for row in rows)
-        with replaced(rotary, forward=lambda *_, **__: tables):
+        positions = self.positions(self.indices.shape[2])
+        tables = {}
+        for kind, pair in self.tables.items():
+            rows = (torch.nn.functional.embedding(positions, table) for table in pair)
+            tables[kind] = tuple(torch.cat([row, row], -1) for row in rows)
+
+        with replaced(rotary, forward=lambda _, __, layer_type=None: tables[layer_type]):
             yield
 
-    def window(self, window: int, sequence: int) -> torch.Tensor:
-        """The keys that a sliding layer sees, (batch, 1, sequence, capacity) of bool."""
-        capacity = self.seen.shape[-1]
-        return self.seen & self.in_window(capacity, window, sequence)[:, None, None]
+    def mask(self, sequence: int, window: int | None = None) -> torch.Tensor:
+        """The keys that a layer sees, (batch, 1, sequence, capacity) of bool."""
+        if window is None:
+            return self.seen
+        return self.seen & self.in_window(self.seen.shape[-1], window, sequence).unsqueeze(1)
 
     def write(self, past: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """A copy of a buffer with the new tokens' keys or values (batch, kv_heads, sequence, head_dim) in it."""
@@ -108,7 +111,7 @@ def attention(
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
     if cached is not None:
-        seen = cached.seen if attention_mask is None or cached.causal else attention_mask
+        seen = cached.seen if attention_mask is None or cached.plain_causal else attention_mask
         scores = torch.where(seen, scores, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, -1).reshape(batch, kv_heads, heads // kv_heads * sequence, -1)
     mixed = torch.matmul(weights, value).reshape(batch, heads, sequence, head_dim)

@@ -19,7 +19,7 @@ from .device_cache import Device
 from .host_cache import Cache, CopiedCache
 from .run import DeviceRun, HostRun, Logits, Run
 from .session import Session
-from .token_embeddings import embed, load_table, merge, pad_right
+from .token_embeddings import embed, load_table, merge, pad_right, uncut
 
 #: bytes for each of the logits: beam search holds them four times in float32 while it sorts their indices of int64
 LOGITS = 24
@@ -119,6 +119,11 @@ class Engine:
     def merge(self, prompt: EncodedPrompt, embeds: list[np.ndarray]) -> np.ndarray:
         """Embeddings (tokens, hidden) of a prompt, with image embeddings for each of its images."""
         return merge(self._table, prompt.ids, prompt.is_image, embeds, self.manifest.embedding)
+
+    def uncut(self, row: np.ndarray, end: int, start: int | None = None) -> int:
+        """Where to end a part of a prompt's row near `end`, so that tokens that see each other run together; see
+        `token_embeddings.uncut`."""
+        return uncut(row, end, start) if self.manifest.embedding.ahead else end
 
     def vectors(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The vectors (tokens, width) of each of several prompts (tokens, hidden), which are run together."""

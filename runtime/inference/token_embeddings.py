@@ -41,7 +41,9 @@ def load_table(path: Path, hidden: int, vocab: int) -> np.ndarray:
 
 
 def embed(table: np.ndarray, ids: np.ndarray, recipe: Embedding) -> np.ndarray:
-    """Scaled rows of `table` for `ids` (...): (..., hidden) of float32. Only these rows are read from disk.
+    """Scaled rows of `table` for `ids` (...): (..., hidden) of float32, with a 0 behind each if the recipe has `ahead`.
+
+    Only these rows are read from disk.
 
     Raises:
         BundleError: for an id beyond the table.
@@ -50,7 +52,8 @@ def embed(table: np.ndarray, ids: np.ndarray, recipe: Embedding) -> np.ndarray:
         raise BundleError(
             f"the tokenizer has the id {ids.max()}, the embedding table {len(table)} rows; export the bundle again"
         )
-    return dequantized_rows(table[ids]) * np.float32(recipe.scale)
+    rows = dequantized_rows(table[ids]) * np.float32(recipe.scale)
+    return np.concatenate([rows, np.zeros((*ids.shape, 1), np.float32)], -1) if recipe.ahead else rows
 
 
 def dequantized_rows(rows: np.ndarray) -> np.ndarray:
@@ -73,12 +76,32 @@ def merge(
     """Embeddings (tokens, hidden) of `ids` (tokens,) and, where `is_image` (tokens,) is True, of images.
 
     These are the rows of `image_embeds`, each (tiles, image_tokens, hidden), in order. The ids there are not looked up
-    and may lie beyond the table.
+    and may lie beyond the table. If the recipe has `ahead`, the width is hidden + 1.
     """
     merged = embed(table, np.where(is_image, 0, ids), recipe)
     if image_embeds:
-        merged[is_image] = np.concatenate(image_embeds).reshape(-1, merged.shape[1])
+        rows = np.concatenate(image_embeds)
+        merged[is_image, : rows.shape[-1]] = rows.reshape(-1, rows.shape[-1])
+    if recipe.ahead:
+        # Placeholders side by side are one image, as in the source: text stands between two.
+        ends = np.flatnonzero(is_image & ~np.append(is_image[1:], False))
+        places = np.flatnonzero(is_image)
+        merged[places, -1] = ends[np.searchsorted(ends, places)] - places
     return merged
+
+
+def uncut(row: np.ndarray, end: int, start: int | None = None) -> int:
+    """Where to end a part of a prompt (tokens, hidden + 1) that cuts no image: at `end`, or before the image there.
+
+    Args:
+        start: where the part begins. If it would have nothing but that image, it ends behind it; without a `start` it
+            is empty then.
+    """
+    first = start or 0
+    ends = np.flatnonzero(row[first:end, -1] == 0)
+    if len(ends):
+        return first + int(ends[-1]) + 1
+    return 0 if start is None else end + int(row[end - 1, -1])
 
 
 def pad_right(rows: Sequence[np.ndarray]) -> np.ndarray:

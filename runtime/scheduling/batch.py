@@ -64,7 +64,7 @@ class Batch:
     it, and joins them at the next step. When an answer ends, the last row takes its place.
 
     Args:
-        causal: whether a token sees only what stands before it, so that a prompt may run in parts.
+        causal: whether a token sees only what stands before it, or its image, so that a prompt may run in parts.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Batch:
         self._close_gaps()
         row = sum(len(request.rows) for request in self._active)
         saved, length = self._prefixes.find(prepared.embeds) if self._causal else ((), 0)
-        self._run.begin(row, saved, length)
-        self._joining = Joining(prepared, row, length)
+        self._joining = Joining(prepared, row, self._engine.uncut(prepared.embeds, length))
+        self._run.begin(row, saved, self._joining.done)
 
     def advance(self) -> None:
         """Run a part of the prompt that waits, then a step of all answers."""
@@ -149,14 +149,14 @@ class Batch:
         embeds = joining.prepared.embeds
         left = len(embeds) - joining.done
         tokens = self._pace.tokens(left, bool(self._active)) if self._causal else left
+        tokens = self._engine.uncut(embeds, joining.done + tokens, joining.done) - joining.done
         start = time.perf_counter()
         logits = self._run.append(joining.row, embeds[joining.done : joining.done + tokens])
         self._pace.ran_tokens(tokens, time.perf_counter() - start)
         joining.done += tokens
         if joining.done < len(embeds):
             return
-        self._joining = None
-        task = joining.prepared.task
+        self._joining, task = None, joining.prepared.task
         task.timer.lap("prefill")
         request = Active(joining.prepared, task.search(logits), np.array([joining.row]), len(embeds))
         self._active.append(request)

@@ -143,7 +143,7 @@ class Prompts:
         text = self._template.render(messages)
         grids = grids or [(0, 0)] * len(images)
         texts = [self._image_text(*image, format) for image in zip(images, grids, strict=True)]
-        waiting = {format.image: zip(images, texts)}
+        waiting = {format.image_mark: zip(images, texts)}
         if format.video is not None:
             repeated = [format.video * len(video) * self._tile_tokens for video in videos]
             waiting[format.video] = zip(videos, repeated)
@@ -164,13 +164,16 @@ class Prompts:
             )
         ids = np.array(self.ids("".join(pieces)), np.int64)
         placeholders = [token for token in (format.image_token_id, format.video_token_id) if token is not None]
-        return EncodedPrompt(ids, np.isin(ids, placeholders), ids, tiles)
+        is_image = np.isin(ids, placeholders)
+        if is_image.sum() != sum(map(len, tiles)) * self._tile_tokens:
+            raise InputError(f"the prompt has {format.image} in it; placeholders are added for what is given")
+        return EncodedPrompt(ids, is_image, ids, tiles)
 
     def _image_text(self, tiles: np.ndarray, grid: tuple[int, int], format: ChatPrompt) -> str:
-        """The placeholders of an image's tiles, and the names of these."""
+        """The placeholders of an image's tiles, and what stands around them."""
         placeholders, names = format.image * self._tile_tokens, format.tiles
         if names is None:
-            return placeholders * len(tiles)
+            return format.image_start + placeholders * len(tiles) + format.image_end
         columns, rows = grid
         assert len(tiles) == 1 + columns * rows, f"{len(tiles)} tiles, a grid of {columns} x {rows}"
         lines = [

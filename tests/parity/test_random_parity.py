@@ -12,7 +12,18 @@ from judge import Judge
 from onnx_vlm.export import export_model
 from onnx_vlm.runtime import InputError, load
 from PIL import Image
-from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, SMOLVLM, kosmos2, paligemma, perception_lm, smolvlm
+from random_models import (
+    GEMMA3,
+    KOSMOS2,
+    PALIGEMMA,
+    PERCEPTION_LM,
+    SMOLVLM,
+    gemma3,
+    kosmos2,
+    paligemma,
+    perception_lm,
+    smolvlm,
+)
 from random_parity import RandomParity
 from source import ask, open_source
 
@@ -56,6 +67,26 @@ def test_perception_lm(random_parity: RandomParity, seed: int, name: str):
     random_parity.check(seed, PERCEPTION_LM[name], requests)
 
 
+@pytest.mark.parametrize(("seed", "name"), list(enumerate(GEMMA3)), ids=list(GEMMA3))
+def test_gemma3(random_parity: RandomParity, seed: int, name: str):
+    some = pictures(np.random.default_rng(seed), 6)
+    conversation = [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": " What is this? "}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a circle"}]},
+        {"role": "user", "content": [{"type": "text", "text": "And?"}, {"type": "image"}]},
+    ]
+    requests = [
+        ask("Describe the picture.", some[:1]),
+        ask("Which is larger?", some[1:3]),
+        ask(conversation, some[3:5]),
+        ask("", some[5:]),
+        ask("How are you?"),
+    ]
+    large = GEMMA3[name][1].get("side", 0) > 8
+    random_parity.check(seed, GEMMA3[name], requests[:2] if large else requests)
+
+
 @pytest.mark.parametrize(("seed", "name"), list(enumerate(KOSMOS2)), ids=list(KOSMOS2))
 def test_kosmos2(random_parity: RandomParity, seed: int, name: str):
     some = pictures(np.random.default_rng(seed), 4)
@@ -94,8 +125,9 @@ def test_smolvlm(random_parity: RandomParity, seed: int, name: str):
         (perception_lm, {"positions": 64}, "What is it?"),
         (kosmos2, {"max_position_embeddings": 32}, "<grounding> An image of"),
         (smolvlm, {"positions": 64}, "What is it?"),
+        (gemma3, {"positions": 48}, "What is it?"),
     ],
-    ids=["paligemma", "perception_lm", "kosmos2", "smolvlm"],
+    ids=["paligemma", "perception_lm", "kosmos2", "smolvlm", "gemma3"],
 )
 def test_an_answer_may_fill_the_last_position(
     tmp_path: Path, judge: Judge, threads: int, make: Callable[..., Path], options: dict[str, Any], prompt: str

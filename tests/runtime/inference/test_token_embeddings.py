@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_vlm.graphs.manifest import Embedding
 from onnx_vlm.runtime import BundleError
-from onnx_vlm.runtime.inference.token_embeddings import embed, load_table, merge, pad_right
+from onnx_vlm.runtime.inference.token_embeddings import embed, load_table, merge, pad_right, uncut
 
 HIDDEN, VOCAB, TOKENS = 3, 11, 2  # of an embedding; of the table; of a tile
 
@@ -34,6 +34,33 @@ def test_image_embeddings_stand_in_their_places_and_words_between_them(data: st.
     merged = merge(table, np.array(ids, np.int64), np.array(places, bool), embeds, Embedding(scale))
     assert merged.dtype == np.float32
     assert np.array_equal(merged, np.array(expected, np.float32).reshape(-1, HIDDEN))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=6), st.data())
+def test_tokens_of_an_image_see_those_that_follow_and_no_part_cuts_them(runs: list[tuple[bool, int]], data):
+    """Runs of placeholders and of words; two runs of placeholders side by side are one image."""
+    recipe = Embedding(1.0, ahead=True)
+    is_image = np.array([kind for kind, length in runs for _ in range(length)])
+    table = np.ones((VOCAB, HIDDEN), np.float32)
+    embeds = [np.full((1, is_image.sum(), HIDDEN), 2, np.float32)] if is_image.any() else []
+    row = merge(table, np.zeros(len(is_image), np.int64), is_image, embeds, recipe)
+    assert np.array_equal(row[:, :HIDDEN], np.where(is_image, 2, 1)[:, None] * np.ones(HIDDEN))
+    assert embed(table, np.array([3]), recipe).tolist() == [[1.0] * HIDDEN + [0.0]]
+    seen = [
+        next((n for n, one in enumerate(is_image[place:]) if not one), len(is_image) - place)
+        for place in range(len(row))
+    ]
+    assert row[:, -1].tolist() == [max(0, count - 1) for count in seen]
+
+    whole = [
+        place for place in range(1, len(row) + 1) if place == len(row) or not (is_image[place - 1] and is_image[place])
+    ]
+    end = data.draw(st.integers(1, len(row)))
+    assert uncut(row, end) == max([place for place in whole if place <= end], default=0)
+    start = data.draw(st.sampled_from([0, *whole]).filter(lambda place: place < end))
+    expected = [place for place in whole if start < place <= end]
+    assert uncut(row, end, start) == (expected[-1] if expected else min(place for place in whole if place > end))
 
 
 @settings(deadline=None)

@@ -54,6 +54,15 @@ def grounded() -> Prompts:
 
 
 @pytest.fixture(scope="module")
+def framed() -> Prompts:
+    """A chat whose template writes something else than the placeholder, and that takes no videos."""
+    image, start, end = "<image_soft_token>", "<start_of_image>", "<end_of_image>"
+    around = {"written": start, "image_start": f"\n\n{start}", "image_end": f"{end}\n\n"}
+    format = ChatPrompt({"bos_token": "<bos>"}, image, token_id("gemma3", image), **around)
+    return Prompts(CHECKPOINTS / "gemma3", format, TILE_TOKENS)
+
+
+@pytest.fixture(scope="module")
 def chat() -> Prompts:
     return Prompts(CHECKPOINTS / "perception_lm", CHAT, TILE_TOKENS)
 
@@ -75,6 +84,23 @@ def test_an_image_stands_between_its_tags(grounded: Prompts):
         len(encoded.ids) - 2 - TILE_TOKENS
     )
     assert encoded.ids[~encoded.is_image].tolist() == [start, image, end, *grounded.ids(text)]
+
+
+def test_text_stands_around_the_images_of_a_chat(framed: Prompts):
+    encoded = framed.encode("Which is larger?", [TILE, TILE])
+    image = f"\n\n<start_of_image>{'<image_soft_token>' * TILE_TOKENS}<end_of_image>\n\n"
+    text = f"<bos><start_of_turn>user\n{image * 2}Which is larger?<end_of_turn>\n<start_of_turn>model\n"
+    assert encoded.ids.tolist() == framed.ids(text)
+    assert (encoded.ids[encoded.is_image] == framed.format.image_token_id).all()
+    assert encoded.is_image.sum() == 2 * TILE_TOKENS
+
+
+def test_what_a_chat_with_text_around_images_refuses(framed: Prompts):
+    for text in ("<image_soft_token>", "<start_of_image>"):
+        with pytest.raises(InputError, match=f"the prompt has {text} in it"):
+            framed.encode(f"What is {text}?", [TILE])
+    with pytest.raises(InputError, match="takes no videos, 1 given"):
+        framed.encode("What happens?", [], [TILE])
 
 
 @pytest.mark.parametrize(
