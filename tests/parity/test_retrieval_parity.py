@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ import numpy as np
 import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transformers imports)
 import pytest
 import torch
+from helpers import CHECKPOINTS, PHOTOGRAPHS
 from onnx_vlm.export import export_model
+from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
+from onnx_vlm.export.families import colpali
 from onnx_vlm.runtime import late_interaction, load
+from onnx_vlm.runtime.images.tiles import tiles
+from onnx_vlm.runtime.text.prompt import Prompts
 from PIL import Image
 from random_models import COLPALI
 from source import TOLERANCE, relative_error
-from transformers import AutoProcessor, ColPaliForRetrieval
+from transformers import AutoProcessor, ColPaliForRetrieval, ColPaliProcessor
 
 QUERIES = [
     "a red circle",
@@ -81,3 +87,32 @@ def test_vectors_are_those_of_the_source(tmp_path: Path, threads: int, seed: int
         checkpoint, tmp_path / "bundle", prove=False, target="portable" if seed == 1 else "onnxruntime"
     )
     check(checkpoint, bundle, threads, pictures(seed))
+
+
+def test_the_trained_checkpoint_gives_the_vectors_of_the_source(bundles: Callable[..., Path], threads: int):
+    check(CHECKPOINTS / "colpali", bundles("colpali"), threads, pictures(9))
+
+
+@pytest.mark.needs("processors/paligemma-3b-224")
+def test_pages_and_queries_of_the_published_vocabulary(assets: Path, tmp_path: Path):
+    """Ids and pixels at 448 pixels, as ColPali's processor makes them of the published tokenizer."""
+    parts = AutoProcessor.from_pretrained(assets / "processors" / "paligemma-3b-224")
+    parts.image_processor.size = {"height": 448, "width": 448}
+    parts.image_processor.image_seq_length = 1024
+    processor = ColPaliProcessor(parts.image_processor, parts.tokenizer)
+    processor.save_pretrained(tmp_path)
+    vision = {"model_type": "siglip_vision_model", "image_size": 448, "patch_size": 14}
+    inside = {"model_type": "paligemma", "image_token_index": processor.image_token_id, "vision_config": vision}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "colpali", "vlm_config": inside}))
+    (tmp_path / "model.safetensors").touch()
+    recipe = colpali.recipe(Checkpoint(tmp_path))
+    prompts = Prompts(tmp_path, recipe.prompt, 1024)
+    for text in (*QUERIES, "  Umsätze 2023?  ", "日本の<loc0012>", "a\nb", "<bos><eos>"):
+        theirs = processor(text=[text])["input_ids"][0].numpy()
+        assert prompts.encode_query(text, recipe.vectors).ids.tolist() == theirs.tolist(), text
+    for path in PHOTOGRAPHS[:3]:
+        image = Image.open(path)
+        theirs = processor(images=image)
+        page = tiles(image.convert("RGB"), recipe.image)
+        assert prompts.encode(recipe.vectors.page, [page]).ids.tolist() == theirs["input_ids"][0].tolist()
+        assert np.abs(page - theirs["pixel_values"].numpy()).max() < 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import shapes
 from held_out import page_sets
 from helpers import run_command
+from onnx_vlm.graphs import manifest, manifest_checks
 from onnx_vlm.runtime import VLM, InputError, Limits, late_interaction, load
+from onnx_vlm.runtime.hub.card import Base, make_card
 from onnx_vlm.runtime.retrieval.pooling import clusters
 
 SETS = 5
@@ -142,3 +145,20 @@ def test_verify_compares_pages_and_queries(bundles: Callable[..., Path]):
     done = run_command("verify", bundles("colpali", "int4"))
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("vectors", "query_ids", "query_vectors", "cosine"))
+
+
+def test_a_model_card_says_what_the_bundle_is_for(bundles: Callable[..., Path]):
+    card = make_card(manifest.load(bundles("colpali", "int4")), "me/pages", Base(None, {}))
+    for text in (
+        '"visual-document-retrieval"',
+        "pages and queries in, vectors out",
+        "late_interaction(",
+        "| cosine with",
+    ):
+        assert text in card
+
+
+def test_a_manifest_of_two_kinds_is_refused(bundles: Callable[..., Path], bundle: Path):
+    for folder, vectors in ((bundles("colpali"), None), (bundle, manifest.Vectors("", "", ""))):
+        described = dataclasses.replace(manifest.load(folder), vectors=vectors)
+        assert any(problem.startswith("vectors: ") for problem in manifest_checks.problems(described, folder))
