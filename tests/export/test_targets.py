@@ -17,7 +17,7 @@ from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inference.device_cache import Device
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import verify
-from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, Row, perception_lm
+from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, SMOLVLM, Row, perception_lm
 from random_parity import RandomParity
 from source import TOLERANCE, Source, ask, open_source, stage_errors
 from test_mask_decoder import published
@@ -214,8 +214,9 @@ def test_stages_are_those_of_transformers(vlm: VLM, source: Source, name: str):
         (PERCEPTION_LM["one tile"], ["Describe the picture.", "Which is larger?", "What?"]),
         ((perception_lm, {"head_dim": 24, "tiles": 1}), ["Describe the picture.", "Which is larger?", "What?"]),
         (KOSMOS2["positions interpolated"], ["<grounding> An image of", "Question: how many? Answer:", "<grounding>"]),
+        (SMOLVLM["tiles with a rest"], ["Describe the picture.", "Which is larger?", "What?"]),
     ],
-    ids=["layers copied, a window that ends", "one key head", "heads of 24", "positions interpolated"],
+    ids=["layers copied, a window that ends", "one key head", "heads of 24", "positions interpolated", "named tiles"],
 )
 def test_random_models(tmp_path: Path, random_parity: RandomParity, row: Row, prompts: list[str]):
     some = pictures(np.random.default_rng(7), len(prompts))
