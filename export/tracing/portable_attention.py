@@ -69,7 +69,7 @@ class WrittenCache(CachedAttention):
             rows = (torch.nn.functional.embedding(positions, table) for table in pair)
             tables[kind] = tuple(torch.cat([row, row], -1) for row in rows)
 
-        with replaced(rotary, forward=lambda _, __, layer_type=None: tables[layer_type]):
+        with replaced(rotary, forward=lambda *_, layer_type=None, **__: tables[layer_type]):
             yield
 
     def mask(self, sequence: int, window: int | None = None) -> torch.Tensor:
