@@ -65,7 +65,12 @@ def on_ray(
         started = not ray.is_initialized()
         if started:
             alone = {"include_dashboard": False} if address is None else {}
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
+            except Exception as error:  # Ray raises errors of many kinds
+                raise GenerationError(
+                    f"Ray does not start: {error}; check the address of the cluster, or start the job again"
+                ) from error
         try:
             yield _records(input.resolve(), opened, workers)
         except ray.exceptions.RayError as error:

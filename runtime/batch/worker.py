@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import queue
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
@@ -17,7 +20,7 @@ from ..inputs import Request
 from ..model import VLM
 from ..options import Options, resolve
 from ..results import Generation, Score
-from ..scheduling import Piece, Scheduler
+from ..scheduling import Piece, Scheduler, tasks
 from .records import Record, Recorder, Task
 from .rows import Reader, Row
 
@@ -25,11 +28,31 @@ from .rows import Reader, Row
 Result: TypeAlias = "Generation | list[Score] | Exception"
 
 
+@dataclass(frozen=True)
+class Read:
+    """A row that has been read, and the request that it is or the error."""
+
+    row: Row
+    request: tasks.Task | Exception
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A row that ran, and what came of it."""
+
+    row: Row
+    result: Result
+
+
+Events: TypeAlias = "queue.SimpleQueue[Read | Answered]"
+
+
 class Worker:
     """Answers rows, each as `VLM.generate` or `VLM.score` would alone.
 
     Threads read and resize the images of rows to come, the scheduler's first thread runs the vision encoder and its
-    second the decoder. A row leaves when it is done, so they come in another order.
+    second the decoder. Rows begin in groups, so that short prompts run together. A row leaves when it is done, so they
+    come in another order.
 
     Args:
         vlm: the loaded model.
@@ -53,26 +76,40 @@ class Worker:
         self._options: Options = options or {}
         copies = resolve(self._options, vlm.manifest.generation).copies
         rows = max(max_rows, copies, len(reader.candidates))
-        self._ahead = 2 * rows + threads  # enough that the decoder never waits, and few images in memory
+        self._group = max(1, rows // 2)  # some begin as others end
+        self._ahead = 2 * rows + self._group + threads  # enough that the decoder never waits, and few images in memory
         self._vlm, self._reader, self._recorder, self._task = vlm, reader, recorder, task
-        # No row is a conversation's next turn, so no beginnings are kept.
-        self._scheduler = Scheduler(vlm, max_rows=rows, max_queue=self._ahead, prefix_memory=0)
+        # No row is a conversation's next turn, so no beginnings are kept; and nobody waits for a next token.
+        self._scheduler = Scheduler(
+            vlm, max_rows=rows, max_queue=self._ahead, prefix_memory=0, max_pause=math.inf, together=self._group
+        )
         self._pool = ThreadPoolExecutor(threads, "onnx-vlm reads")
 
     def answer(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Record]]:
         """Each row with its record, in the order in which they are done. Only so many rows are taken ahead."""
         rows = iter(rows)
-        done: queue.SimpleQueue[tuple[Row, Result]] = queue.SimpleQueue()
-        running = 0
+        events: Events = queue.SimpleQueue()
+        reading = running = 0
+        group: list[Read] = []
         while True:
-            for row in islice(rows, self._ahead - running):
-                self._pool.submit(self._ask, row, done)
-                running += 1
-            if not running:
+            for row in islice(rows, self._ahead - reading - len(group) - running):
+                self._pool.submit(self._read, row, events)
+                reading += 1
+            if group and (len(group) >= self._group or not reading):
+                self._begin(group, events)
+                running, group = running + len(group), []
+            if not reading and not running:
                 return
-            row, result = done.get()
-            running -= 1
-            yield row, self._recorder.record(row, result)
+            match events.get():
+                case Read(row, Exception() as error):
+                    reading -= 1
+                    yield row, self._recorder.record(row, error)
+                case Read() as read:
+                    reading -= 1
+                    group.append(read)
+                case Answered(row, result):
+                    running -= 1
+                    yield row, self._recorder.record(row, result)
 
     def close(self) -> None:
         """End, whatever is running."""
@@ -85,24 +122,29 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, row: Row, done: queue.SimpleQueue[tuple[Row, Result]]) -> None:
-        """Read a row's images, and give it to the scheduler. Whatever fails is this row's alone."""
-
-        def on_event(event: Piece | Result) -> None:
-            if not isinstance(event, Piece):
-                done.put((row, event))
-
+    def _read(self, row: Row, events: Events) -> None:
+        """Read a row's images. Whatever fails is this row's alone."""
         try:
             question = self._reader.question(row)
             request = question.request
             media = self._vlm.pipeline.read_media(request.images, request.videos)
             request = dataclasses.replace(request, media=media)
             if self._task == "score":
-                self._scheduler.submit_score(request, question.candidates, on_event)
+                task = self._scheduler.task(request, question.candidates)
             else:
-                self._scheduler.submit(request, on_event, pieces=False, **{**self._options, **question.options})
+                task = self._scheduler.task(request, pieces=False, **{**self._options, **question.options})
+            events.put(Read(row, task))
         except Exception as error:
-            done.put((row, error))
+            events.put(Read(row, error))
+
+    def _begin(self, group: Sequence[Read], events: Events) -> None:
+        """Give rows to the scheduler, which tells of their end."""
+
+        def on_event(row: Row, event: Piece | Result) -> None:
+            if not isinstance(event, Piece):
+                events.put(Answered(row, event))
+
+        self._scheduler.queue([(read.request, partial(on_event, read.row)) for read in group])
 
 
 class Embedding:

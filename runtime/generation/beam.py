@@ -125,8 +125,9 @@ def search(
         unfinished = [index for index, beams in enumerate(going) if not beams.done]
         if length == settings.max_new_tokens or not unfinished:
             break
-        parents = np.concatenate([parts[index][continuations[index][0]] for index in unfinished])
-        logits = yield Advance([], parents, np.concatenate([continuations[index][1] for index in unfinished]))
+        parents = np.concatenate([parts[index][continuations[index][0]] for index in unfinished]).tolist()
+        ids = np.concatenate([continuations[index][1] for index in unfinished]).tolist()
+        logits = yield Advance([], parents, ids)
         going = [going[index] for index in unfinished]
         rows = np.arange(len(parents))
     return [beams.ended for beams in prompts]

@@ -6,7 +6,7 @@ stop conditions end an answer. `beam` is the same for beam search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -48,37 +48,39 @@ def decode(
         top_logprobs: for each chosen id, note its log-probability and so many likeliest ids; None for no note.
         forced: tells which ids must come next. They need no logits, so they run together with the id before them.
     """
-    rows = np.arange(len(prompts)).repeat(copies)  # of each answer on its way: its row in the batch, and its index
-    indices = np.arange(len(rows))
+    rows = [row for row in range(len(prompts)) for _ in range(copies)]  # of each answer on its way, in the batch
+    indices = list(range(len(rows)))  # of each answer on its way
     history: list[list[Chosen]] = [[] for _ in rows]
     answers: list[list[int]] = [[] for _ in rows]
     only_ids = choose is greedy and not filters and top_logprobs is None  # these need not leave a device for more
     while True:
+        likeliest = logits.argmax(axis=-1).tolist() if only_ids else []
         logits = logits if only_ids else np.asarray(logits)
         new: list[list[Chosen]] = []
         going = []
-        for row, index in zip(rows, indices):
+        for position, (row, index) in enumerate(zip(rows, indices)):
             prompt, answer = prompts[index // copies], answers[index]
             tokens = _forced(forced, prompt, answer, index)
             if not tokens:
-                token = choose(index, _filtered(filters, prompt, answer, logits[row]))
+                token = likeliest[row] if only_ids else choose(index, _filtered(filters, prompt, answer, logits[row]))
                 note = None if top_logprobs is None else token_logprob(logits[row], token, top_logprobs)
-                tokens = [Chosen(int(index), token, note)]
+                tokens = [Chosen(index, token, note)]
                 tokens += _forced(forced, prompt, [*answer, token], index)
-            new.append(list(_until_end(tokens, answer, stop, max_new_tokens)))
-            history[index] += new[-1]
-            going.append(not (len(answer) == max_new_tokens or stop(answer)))
+            added, ended = _until_end(tokens, answer, stop, max_new_tokens)
+            new.append(added)
+            history[index] += added
+            if not ended:
+                going.append(position)
         new_tokens = [token for tokens in new for token in tokens]
-        order = np.flatnonzero(going)
-        order = order[settle(order)]
-        if not len(order):
+        order = [going[index] for index in settle(going)]
+        if not order:
             yield Advance(new_tokens)
             return history
-        rows, indices = rows[order], indices[order]
+        rows, indices = [rows[position] for position in order], [indices[position] for position in order]
         runs = [[token.id for token in new[position]] for position in order]
         before = {position: ids[:-1] for position, ids in enumerate(runs) if len(ids) > 1}
-        logits = yield Advance(new_tokens, rows, np.array([ids[-1] for ids in runs]), before)
-        rows = np.arange(len(rows))
+        logits = yield Advance(new_tokens, rows, [ids[-1] for ids in runs], before)
+        rows = list(range(len(rows)))
 
 
 def _filtered(
@@ -93,16 +95,16 @@ def _filtered(
 
 
 def _forced(forced: Force | None, prompt: Sequence[int], answer: Sequence[int], index: int) -> list[Chosen]:
-    return [Chosen(int(index), token) for token in forced(prompt, answer)] if forced else []
+    return [Chosen(index, token) for token in forced(prompt, answer)] if forced else []
 
 
-def _until_end(tokens: Sequence[Chosen], answer: list[int], stop: Stop, max_new_tokens: int) -> Iterator[Chosen]:
-    """Add tokens to an answer until it has ended; yields those that are added."""
-    for token in tokens:
+def _until_end(tokens: list[Chosen], answer: list[int], stop: Stop, max_new_tokens: int) -> tuple[list[Chosen], bool]:
+    """Add tokens to an answer until it has ended; those that were added, and whether it has."""
+    for count, token in enumerate(tokens, 1):
         answer.append(token.id)
-        yield token
         if len(answer) == max_new_tokens or stop(answer):
-            return
+            return tokens[:count], True
+    return tokens, False
 
 
 def greedy(index: int, logits: np.ndarray) -> int:

@@ -13,7 +13,6 @@ import numpy as np
 from .logprobs import TokenLogprob
 
 T = TypeVar("T")
-NOBODY = np.zeros(0, np.int64)  #: the rows of a step that is not needed
 
 
 class Chosen(NamedTuple):
@@ -35,20 +34,21 @@ class Advance(NamedTuple):
 
     Attributes:
         chosen: the new ids.
-        rows: (new batch,), the row of the batch before that each new row continues; none if all answers have ended.
-        ids: (new batch,), the id to append to each.
+        rows: for each row of the new batch, that of the batch before which it continues; none if all answers have
+            ended.
+        ids: for each of them the id to append.
         before: for some of the new rows, ids to append before that one.
     """
 
     chosen: Sequence[Chosen]
-    rows: np.ndarray = NOBODY
-    ids: np.ndarray = NOBODY
+    rows: Sequence[int] = ()
+    ids: Sequence[int] = ()
     before: Mapping[int, Sequence[int]] = {}
 
 
 #: A search. It is sent the logits (new batch, vocab) of the step that it asked for, or None if it needs none.
 Steps: TypeAlias = Generator[Advance, Any, T]
-#: Runs a step: takes `rows`, `ids` and `before` of an `Advance`, returns the logits (new batch, vocab).
+#: Runs a step: takes arrays of the `rows` and `ids` of an `Advance`, and `before`; returns logits (new batch, vocab).
 Step: TypeAlias = Callable[[np.ndarray, np.ndarray, Mapping[int, Sequence[int]]], Any]
 
 
@@ -58,24 +58,25 @@ def drive(search: Steps[T], step: Step) -> Generator[Sequence[Chosen], None, T]:
         advance = next(search)
         while True:
             yield advance.chosen
-            logits = step(advance.rows, advance.ids, advance.before) if len(advance.rows) else None
+            rows, ids = np.array(advance.rows), np.array(advance.ids)
+            logits = step(rows, ids, advance.before) if len(rows) else None
             advance = search.send(logits)
     except StopIteration as end:
         return end.value
 
 
-def settle(sources: np.ndarray) -> np.ndarray:
-    """An order of the rows (rows,) that new rows continue, so that few of them move.
+def settle(sources: Sequence[int]) -> list[int]:
+    """An order of the rows that new rows continue, so that few of them move.
 
     A row that goes on stays where it is if that is one of the first `rows`; others fill the gaps. With rows 0, 2, 4 and
     5 of six going on, the order of their indices is 0, 2, 1, 3: the new rows are 0, 4, 2 and 5.
     """
-    order = np.full(len(sources), -1)
+    order = [-1] * len(sources)
     others = []
     for index, source in enumerate(sources):
         if source < len(order) and order[source] < 0:
             order[source] = index
         else:
             others.append(index)
-    order[order < 0] = others
-    return order
+    fill = iter(others)
+    return [next(fill) if index < 0 else index for index in order]

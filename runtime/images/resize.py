@@ -21,6 +21,9 @@ OUTPUTS = 16  #: outputs computed by one matrix product; their windows of the so
 KEPT_SIDE = 1 << 14  #: the longest side whose weights are kept for the next image: up to 2.5 MiB, of 16 sides
 SEGMENT = 1 << 14  #: source pixels of one product for a longer side, so that its weights take at most 4 MiB
 BUFFER = 1 << 21  #: source pixels of one product for a longer side, over all rows: 16 MiB as float64
+#: multiply-adds that OpenBLAS does in one thread. It would split more of them among threads that wait for each other in
+#: loops: where other threads work, as those that read a job's next images, that takes many times as long.
+SERIAL = 1 << 19
 ON_THE_WAY = 1 << 25  #: pixels of an image whose rows are resized and whose columns are not yet
 LONGEST_SIDE = 1 << 23  #: of a row; the weights of 4 million pixels take about a second
 PILLOW_SIDE = 1 << 20  #: the longest side for Pillow's own filters, which take about 48 bytes a pixel of it
@@ -93,7 +96,10 @@ def _along_rows(planes: Sequence[np.ndarray], size: int, resample: str) -> Seque
 def _levels(window: np.ndarray, pixels: np.ndarray, segment: Segment) -> np.ndarray:
     """The part of a window of a plane in the levels (rows, outputs); `pixels` is a buffer for the window."""
     pixels[:] = window
-    sums = pixels @ segment.weights
+    sums = np.empty((len(pixels), segment.weights.shape[1]), pixels.dtype)
+    rows = max(1, SERIAL // segment.weights.size)
+    for start in range(0, len(pixels), rows):
+        np.matmul(pixels[start : start + rows], segment.weights, out=sums[start : start + rows])
     count = len(segment.offset)
     if sums.shape[1] > count:
         sums = sums[:, :count] + sums[:, count:].astype(np.float64)

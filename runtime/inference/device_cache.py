@@ -147,10 +147,10 @@ class Buffers:
         if self.device.copied:
             self._switch(others)
 
-    def advance_row(self, row: int) -> None:
-        """Take note that the decoder has run on one row alone."""
+    def advance_rows(self, rows: range) -> None:
+        """Take note that the decoder has run on some rows alone, which follow each other."""
         if self.device.copied:
-            self.device.gather(np.array([row]), self._sets[1 - self._current], self._sets[self._current], row)
+            self.device.gather(np.array(rows), self._sets[1 - self._current], self._sets[self._current], rows.start)
 
     def keep(self, rows: np.ndarray, others: Iterable[int] = ()) -> None:
         """Let row i be what row `rows[i]` was; the `others` stay what they are."""

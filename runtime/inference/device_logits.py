@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,10 +35,7 @@ class DeviceLogits:
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return self._array if dtype is None else self._array.astype(dtype)
 
-    def __getitem__(self, row: int) -> Row:
-        return Row(self, row)
-
-    def take(self, rows: np.ndarray, axis: int = 0) -> DeviceRows:
+    def take(self, rows: Sequence[int], axis: int = 0) -> DeviceRows:
         """Some of the rows."""
         return DeviceRows(self, rows)
 
@@ -52,24 +49,14 @@ class DeviceRows:
     """Some rows (rows, vocab) of logits on the device, like these."""
 
     logits: DeviceLogits
-    rows: np.ndarray
+    rows: Sequence[int]
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.logits, dtype)[self.rows]
 
-    def __getitem__(self, row: int) -> Row:
-        return Row(self.logits, int(self.rows[row]))
-
-
-@dataclass(frozen=True)
-class Row:
-    """The logits of one row, of which only the id of the largest can be had."""
-
-    logits: DeviceLogits
-    row: int
-
-    def argmax(self) -> int:
-        return int(self.logits.argmax()[self.row])
+    def argmax(self, axis: int = -1) -> np.ndarray:
+        """The ids (rows,) of the largest of each row."""
+        return self.logits.argmax()[self.rows]
 
 
 @contextmanager

@@ -47,18 +47,20 @@ class Cache:
             math.prod(past.sized(batch=rows, capacity=capacity)) * np.dtype(past.dtype).itemsize for past in buffers
         )
 
-    def bind(self, binding: ort.IOBinding, row: int | None = None) -> None:
-        """Make the rows in use of every buffer, or one `row`, both the past and the present of its layer."""
+    def bind(self, binding: ort.IOBinding, part: slice | None = None) -> None:
+        """Make the rows in use of every buffer, or a `part` of the rows, both the past and the present of its layer."""
         for (past, present), buffer in self._buffers.items():
-            shared = ort.OrtValue.ortvalue_from_numpy(buffer[self._part(row)])  # on the CPU the same memory
+            shared = ort.OrtValue.ortvalue_from_numpy(buffer[part or self._used])  # on the CPU the same memory
             binding.bind_ortvalue_input(past, shared)
             binding.bind_ortvalue_output(present, shared)
 
-    def _part(self, row: int | None) -> slice:
-        return slice(self.batch) if row is None else slice(row, row + 1)
+    @property
+    def _used(self) -> slice:
+        return slice(self.batch)
 
-    def advance(self, row: int | None = None) -> bool:
-        """Record that the graph has run, on one `row` or on those in use; True if the cache is to be bound anew."""
+    def advance(self, part: slice | None = None) -> bool:
+        """Record that the graph has run, on a `part` of the rows or on those in use; True if the cache is to be bound
+        anew."""
         return False
 
     def begin(self, row: int, prefix: Sequence[np.ndarray] = (), length: int = 0) -> None:
@@ -84,6 +86,7 @@ class Cache:
             extend by 1 token   ->  row 0: 1 1 3  row 1: 1 1 4
             keep([1, 1])        ->  row 0: 1 1 4  row 1: 1 1 4  only the last token was copied
         """
+        resized = len(rows) != self.batch
         length = self._lengths[rows]
         longest = length.max(initial=0)
         valid = np.arange(longest) < length[:, None]
@@ -97,7 +100,6 @@ class Cache:
             parts = [buffer[row, :, tokens].copy() for _, row, tokens in moves]  # all read before one is written
             for (target, _, tokens), part in zip(moves, parts):
                 buffer[target, :, tokens] = part
-        resized = len(rows) != self.batch
         self.batch = len(rows)
         self._lengths[: self.batch] = length
         self._waiting -= {*range(self.batch), *rows.tolist()}
@@ -122,13 +124,13 @@ class Cache:
         """Drop the last `tokens` tokens of the rows in use."""
         self._lengths[: self.batch] -= tokens
 
-    def extend(self, lengths: np.ndarray, row: int | None = None) -> dict[str, np.ndarray]:
-        """Add new tokens to the rows in use, `lengths` (batch,) to each, or to one `row` (1,).
+    def extend(self, lengths: np.ndarray, part: slice | None = None) -> dict[str, np.ndarray]:
+        """Add new tokens to the rows in use, `lengths` (rows,) to each, or to a `part` of the rows.
 
         Returns:
             The inputs of the graph that depend on this.
         """
-        part = self._part(row)
+        part = part or self._used
         before = self._lengths[part].copy()
         after = add_lengths(before, lengths, self.capacity)
         for index, start, end in zip(range(len(self._lengths))[part], before, after):
@@ -159,23 +161,23 @@ class CopiedCache(Cache):
     def nbytes(spec: GraphSpec, rows: int, capacity: int) -> int:
         return 2 * Cache.nbytes(spec, rows, capacity)
 
-    def bind(self, binding: ort.IOBinding, row: int | None = None) -> None:
-        """Make the rows in use of every buffer, or one `row`, the past of its layer, and those of its spare buffer the
-        present."""
-        part = self._part(row)
+    def bind(self, binding: ort.IOBinding, part: slice | None = None) -> None:
+        """Make the rows in use of every buffer, or a `part` of the rows, the past of its layer, and those of its spare
+        buffer the present."""
+        part = part or self._used
         for (past, present), buffer in self._buffers.items():
             binding.bind_ortvalue_input(past, ort.OrtValue.ortvalue_from_numpy(buffer[part]))
             spare = self._spare[past, present]
             binding.bind_ortvalue_output(present, ort.OrtValue.ortvalue_from_numpy(spare[part]))
 
-    def advance(self, row: int | None = None) -> bool:
-        if row is None:
+    def advance(self, part: slice | None = None) -> bool:
+        if part is None:
             self._buffers, self._spare = self._spare, self._buffers
-        for index in self._waiting if row is None else [row]:  # a row that ran alone, or did not run
+        for index in self._waiting if part is None else range(part.start, part.stop):  # that ran alone, or not
             length = self._lengths[index]
             for names, buffer in self._buffers.items():
                 buffer[index, :, :length] = self._spare[names][index, :, :length]
-        return row is None
+        return part is None
 
 
 def lazy_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -14,6 +14,7 @@ from .device_cache import GRAPH_ID, NO_GRAPH, Buffers, Device
 from .device_logits import DeviceLogits, failing
 from .host_cache import Cache, add_lengths
 from .session import Session
+from .token_embeddings import pad_right
 
 #: Logits (batch, vocab): an array, or what stands for one on a device.
 Logits: TypeAlias = np.ndarray | DeviceLogits
@@ -47,11 +48,11 @@ class Run(Protocol):
     def keep(self, source_rows: np.ndarray) -> None:
         """Reorder the batch as `step` does, and run nothing."""
 
-    def append(self, row: int, inputs_embeds: np.ndarray) -> Logits:
-        """Run `inputs_embeds` (tokens, hidden) as the next tokens of one row alone.
+    def append(self, first: int, rows: Sequence[np.ndarray]) -> Logits:
+        """Run embeddings (tokens, hidden) as the next tokens of some rows alone, those from the `first` on.
 
         Returns:
-            The logits (1, vocab) after them.
+            The logits (rows, vocab) after them.
         """
 
     def begin(self, row: int, prefix: Any = (), length: int = 0) -> None:
@@ -97,18 +98,19 @@ class HostRun:
     def step(self, source_rows: np.ndarray, ids: np.ndarray, before: Mapping[int, Sequence[int]] = {}) -> np.ndarray:
         self.keep(source_rows)
         for row, earlier in before.items():
-            self.append(row, self._embed_tokens(np.asarray(earlier)))
+            self.append(row, [self._embed_tokens(np.asarray(earlier))])
         return self.run_tokens(self._embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))
 
     def keep(self, source_rows: np.ndarray) -> None:
         if self.cache.keep(source_rows) and len(source_rows):
             self.cache.bind(self._binding)
 
-    def append(self, row: int, inputs_embeds: np.ndarray) -> np.ndarray:
-        lengths = np.array([len(inputs_embeds)])
-        indices = lengths[:, None] - 1
-        logits = self._run(self._bound(row), self.cache.extend(lengths, row), inputs_embeds[None], indices)
-        self.cache.advance(row)
+    def append(self, first: int, rows: Sequence[np.ndarray]) -> np.ndarray:
+        part = slice(first, first + len(rows))
+        lengths = np.array([len(row) for row in rows])
+        inputs = self.cache.extend(lengths, part)
+        logits = self._run(self._bound(part), inputs, pad_right(rows), lengths[:, None] - 1)
+        self.cache.advance(part)
         return logits[:, 0]
 
     def begin(self, row: int, prefix: Sequence[np.ndarray] = (), length: int = 0) -> None:
@@ -120,12 +122,12 @@ class HostRun:
     def truncate(self, length: int, rows: int, tokens: int) -> HostRun:
         return HostRun(self._decoder, self.cache.truncate(length, rows, tokens), self._embed_tokens)
 
-    def _bound(self, row: int | None = None) -> ort.IOBinding:
-        """A binding of the rows in use, or of one row."""
+    def _bound(self, part: slice | None = None) -> ort.IOBinding:
+        """A binding of the rows in use, or of a part of the rows."""
         binding = self._decoder.binding()
         binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
-        if self.cache.batch or row is not None:
-            self.cache.bind(binding, row)
+        if self.cache.batch or part is not None:
+            self.cache.bind(binding, part)
         return binding
 
     def _run(
@@ -168,7 +170,7 @@ class DeviceRun:
     def step(self, source_rows: np.ndarray, ids: np.ndarray, before: Mapping[int, Sequence[int]] = {}) -> DeviceLogits:
         self.keep(source_rows)
         for row, earlier in before.items():
-            self.append(row, self._embed_tokens(np.asarray(earlier)))
+            self.append(row, [self._embed_tokens(np.asarray(earlier))])
         inputs_embeds = self._embed_tokens(ids[:, None])
         lengths = np.ones(len(ids), np.int64)
         if not self._device.target.captures:
@@ -183,14 +185,14 @@ class DeviceRun:
         return DeviceLogits(self._device, step.logits)
 
     def keep(self, source_rows: np.ndarray) -> None:
-        self._waiting -= set(source_rows.tolist())
+        self._waiting -= {*range(len(source_rows)), *source_rows.tolist()}
         self.buffers.keep(source_rows, sorted(self._waiting))
         self._batch = len(source_rows)
         self._lengths[: self._batch] = self._lengths[source_rows]
 
-    def append(self, row: int, inputs_embeds: np.ndarray) -> DeviceLogits:
-        logits = self._run(inputs_embeds[None], np.array([len(inputs_embeds)]), row)
-        self.buffers.advance_row(row)
+    def append(self, first: int, rows: Sequence[np.ndarray]) -> DeviceLogits:
+        logits = self._run(pad_right(rows), np.array([len(row) for row in rows]), first)
+        self.buffers.advance_rows(range(first, first + len(rows)))
         return logits
 
     def begin(self, row: int, prefix: Sequence[ort.OrtValue] = (), length: int = 0) -> None:
@@ -212,8 +214,8 @@ class DeviceRun:
             self._return_buffers.detach()  # the new run has them now
         return DeviceRun(self._device, buffers, 1, self._embed_tokens, length)
 
-    def _run(self, inputs_embeds: np.ndarray, lengths: np.ndarray, row: int | None = None) -> DeviceLogits:
-        after = self._extend(lengths, row)
+    def _run(self, inputs_embeds: np.ndarray, lengths: np.ndarray, first: int = 0) -> DeviceLogits:
+        after = self._extend(lengths, first)
         inputs = {
             contract.INPUTS_EMBEDS: inputs_embeds,
             contract.SEQUENCE_LENGTHS: after - 1,
@@ -225,7 +227,7 @@ class DeviceRun:
         binding.bind_output(contract.LOGITS, target.device, target.device_id)  # the first of get_outputs()
         for name, value in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        self.buffers.bind(binding, len(lengths), row or 0)
+        self.buffers.bind(binding, len(lengths), first)
         options = None
         if target.captures:
             options = ort.RunOptions()
@@ -233,7 +235,7 @@ class DeviceRun:
         decoder.run_bound(binding, options)
         return DeviceLogits(self._device, binding.get_outputs()[0])
 
-    def _extend(self, lengths: np.ndarray, row: int | None = None) -> np.ndarray:
-        part = slice(self._batch) if row is None else slice(row, row + 1)
+    def _extend(self, lengths: np.ndarray, first: int = 0) -> np.ndarray:
+        part = slice(first, first + len(lengths))
         self._lengths[part] = add_lengths(self._lengths[part], lengths, self.buffers.capacity)
         return self._lengths[part].copy()

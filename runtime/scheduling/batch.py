@@ -3,75 +3,44 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ...graphs import GenerationError
 from ..generation.lookahead import GuessedStep, Guesses, ids_of
-from ..generation.steps import Advance, Steps, settle
+from ..generation.steps import settle
 from ..inference.engine import Engine
-from .answer_stream import AnswerStream
+from ..inference.run import Logits
 from .pace import MOST, Pace
 from .prefixes import Prefix, Prefixes
-from .tasks import Task
-
-NOTHING = Advance(())
-
-
-@dataclass
-class Prepared:
-    """A request whose prompt is ready to run: embeddings (tokens, hidden)."""
-
-    task: Task
-    stream: AnswerStream
-    embeds: np.ndarray
-
-
-@dataclass
-class Joining:
-    """A request whose prompt runs, alone in the row behind those that answer."""
-
-    prepared: Prepared
-    row: int
-    done: int  # tokens of the prompt that have run
-
-
-@dataclass
-class Active:
-    """A request that is answered.
-
-    Attributes:
-        rows: the rows of its answers.
-        advance: the step that it needs next.
-        length: tokens in each of them.
-        ids: ids that have run after the prompt, where there is one answer.
-    """
-
-    prepared: Prepared
-    search: Steps[Any]
-    rows: np.ndarray
-    length: int
-    advance: Advance = NOTHING
-    ids: list[int] = field(default_factory=list)
+from .requests import Active, Joining, Prepared, cancelled
 
 
 class Batch:
     """Answers requests together, each as if it were alone.
 
-    The rows in use are always the first ones. A prompt runs in the row behind them, in parts where the model allows
-    it, and joins them at the next step. When an answer ends, the last row takes its place.
+    The rows in use are always the first ones. Prompts run in the rows behind them and join them at the next step: one
+    alone, in parts where the model allows it, or several short ones at once. When an answer ends, the last row takes
+    its place.
 
     Args:
         causal: whether a token sees only what stands before it, or its image, so that a prompt may run in parts.
+        together: the most prompts that run at once.
     """
 
     def __init__(
-        self, engine: Engine, max_rows: int, max_tokens: int, causal: bool, prefixes: Prefixes, pace: Pace
+        self,
+        engine: Engine,
+        max_rows: int,
+        max_tokens: int,
+        causal: bool,
+        prefixes: Prefixes,
+        pace: Pace,
+        together: int = 1,
     ) -> None:
         self._engine, self._causal, self._prefixes, self._pace = engine, causal, prefixes, pace
-        self._max_rows, self._max_tokens = max_rows, max_tokens
+        self._max_rows, self._max_tokens, self._together = max_rows, max_tokens, together
         self._joining: Joining | None = None
         self._active: list[Active] = []
         self._run = engine.open(max_rows, max_tokens, longest=min(MOST, max_tokens) if causal else max_tokens)
@@ -97,24 +66,39 @@ class Batch:
         """How many tokens the rows in use hold."""
         return sum(request.length * len(request.rows) for request in list(self._active))
 
-    def accepts(self, prepared: Prepared) -> bool:
-        """Whether a request can begin now: one prompt runs at a time, and its answers need free rows."""
-        return self._joining is None and self.rows + prepared.task.copies <= self._max_rows
+    def accepts(self, ready: Sequence[Prepared]) -> int:
+        """How many of the requests that are ready, in their order, can begin now: none while another prompt runs, nor
+        before all of those that are to run together have rows for their answers."""
+        if self._joining or not ready:
+            return 0
+        count, rows, longest = 0, 0, 0
+        for prepared in ready[: self._together]:
+            longest = max(longest, len(prepared.embeds))
+            # With so few tokens they take no more memory than one long prompt.
+            fits = (count + 1) * longest <= min(MOST, self._max_tokens) or not count
+            if not fits or rows + prepared.task.copies > self._max_rows:
+                break
+            count, rows = count + 1, rows + prepared.task.copies
+        return count if self.rows + rows <= self._max_rows else 0
 
-    def begin(self, prepared: Prepared) -> None:
-        """Give a request a row, and what is known of the beginning of its prompt."""
-        prepared.task.timer.lap("queue")
+    def begin(self, prepared: Sequence[Prepared]) -> None:
+        """Give requests that run together a row each; one alone also what is known of the beginning of its prompt."""
+        for request in prepared:
+            request.task.timer.lap("queue")
         self._close_gaps()
-        row = sum(len(request.rows) for request in self._active)
-        saved, length = self._prefixes.find(prepared.embeds) if self._causal else ((), 0)
-        self._joining = Joining(prepared, row, self._engine.uncut(prepared.embeds, length))
-        self._run.begin(row, saved, self._joining.done)
+        self._joining = Joining(prepared, row=sum(len(request.rows) for request in self._active))
+        saved: Any = ()
+        if self._causal and len(prepared) == 1:
+            saved, length = self._prefixes.find(prepared[0].embeds)
+            self._joining.done = self._engine.uncut(prepared[0].embeds, length)
+        for row in range(self._joining.row, self._joining.row + len(prepared)):
+            self._run.begin(row, saved, self._joining.done)
 
     def advance(self) -> None:
-        """Run a part of the prompt that waits, then a step of all answers."""
+        """Run the prompts that wait, or a part of one, then a step of all answers."""
         self._drop_cancelled()
         if self._joining:
-            self._run_prompt(self._joining)
+            self._run_prompts(self._joining)
         alone = len(self._active) == 1 and not self._joining
         if alone and (guesses := self._active[0].prepared.task.guesses):
             self._step_ahead(self._active[0], guesses)
@@ -135,32 +119,36 @@ class Batch:
     def _prepared(self) -> list[Prepared]:
         """The requests that run."""
         joining = self._joining
-        return [request.prepared for request in list(self._active)] + ([joining.prepared] if joining else [])
+        return [request.prepared for request in list(self._active)] + [*(joining.prepared if joining else ())]
 
     def _drop_cancelled(self) -> None:
         for request in [request for request in self._active if request.prepared.stream.cancelled]:
             request.search.close()
             self._end(request, cancelled())
-        if self._joining and self._joining.prepared.stream.cancelled:
-            self._joining.prepared.stream.end(cancelled())
+        if self._joining and len(self._joining.prepared) == 1 and self._joining.prepared[0].stream.cancelled:
+            self._joining.prepared[0].stream.end(cancelled())
             self._joining = None
 
-    def _run_prompt(self, joining: Joining) -> None:
-        embeds = joining.prepared.embeds
-        left = len(embeds) - joining.done
-        tokens = self._pace.tokens(left, bool(self._active)) if self._causal else left
-        tokens = self._engine.uncut(embeds, joining.done + tokens, joining.done) - joining.done
+    def _run_prompts(self, joining: Joining) -> None:
+        embeds = [request.embeds[joining.done :] for request in joining.prepared]
+        left = sum(map(len, embeds))
+        tokens = left
+        if self._causal and len(embeds) == 1:
+            end = joining.done + self._pace.tokens(left, bool(self._active))
+            tokens = self._engine.uncut(joining.prepared[0].embeds, end, joining.done) - joining.done
+            embeds = [embeds[0][:tokens]]
         start = time.perf_counter()
-        logits = self._run.append(joining.row, embeds[joining.done : joining.done + tokens])
+        logits = self._run.append(joining.row, embeds)
         self._pace.ran_tokens(tokens, time.perf_counter() - start)
         joining.done += tokens
-        if joining.done < len(embeds):
+        if tokens < left:
             return
-        self._joining, task = None, joining.prepared.task
-        task.timer.lap("prefill")
-        request = Active(joining.prepared, task.search(logits), np.array([joining.row]), len(embeds))
-        self._active.append(request)
-        self._choose(request, None)
+        self._joining = None
+        for index, prepared in enumerate(joining.prepared):
+            prepared.task.timer.lap("prefill")
+            search = prepared.task.search(_some(logits, [index]))
+            self._active.append(Active(prepared, search, [joining.row + index], len(prepared.embeds)))
+            self._choose(self._active[-1], None)
 
     def _step_ahead(self, request: Active, guesses: Guesses) -> None:
         """Append the ids that have been chosen to the only answer, and those that are guessed to follow."""
@@ -181,26 +169,21 @@ class Batch:
         """Append the ids that have been chosen to all answers, and choose the next."""
         start = time.perf_counter()
         active = list(self._active)
-        sources = np.concatenate([request.rows[request.advance.rows] for request in active])
-        ids = np.concatenate([request.advance.ids for request in active])
-        order = settle(sources)
-        rows = np.argsort(order)  # of each source its new row
-        parts = np.split(rows, np.cumsum([len(request.advance.rows) for request in active])[:-1])
-        before = {
-            int(part[index]): earlier
-            for request, part in zip(active, parts)
-            for index, earlier in request.advance.before.items()
-        }
-        logits = self._run.step(sources[order], ids[order], before)
+        sources = self._move([[request.rows[row] for row in request.advance.rows] for request in active])
+        ids = np.zeros(len(sources), np.int64)
+        before: dict[int, Sequence[int]] = {}
+        for request in active:
+            ids[request.rows] = request.advance.ids
+            before |= {request.rows[index]: earlier for index, earlier in request.advance.before.items()}
+        logits = self._run.step(sources, ids, before)
         self.steps += 1
-        for request, part in zip(active, parts):
-            request.rows = part
+        for request in active:
             request.length += 1 + max(map(len, request.advance.before.values()), default=0)
-            if len(part) == 1:
+            if len(request.rows) == 1:
                 request.ids += ids_of(request.advance)
                 if guesses := request.prepared.task.guesses:
                     guesses.extend(ids_of(request.advance))
-            self._choose(request, logits.take(part, axis=0))
+            self._choose(request, _some(logits, request.rows))
         self._pace.ran_step(time.perf_counter() - start)
 
     def _choose(self, request: Active, logits: Any) -> None:
@@ -233,18 +216,28 @@ class Batch:
         nbytes = self._engine.saved_bytes(request.length, self._max_tokens) + request.length * prompt[0].nbytes
         if self._causal and request.prepared.task.copies == 1 and self._prefixes.wants(request.length, nbytes):
             embeds = np.concatenate([prompt, self._engine.embed_tokens(np.array(request.ids, np.int64))])
-            self._prefixes.keep(Prefix(embeds, self._run.save(int(request.rows[0]), request.length), nbytes))
+            self._prefixes.keep(Prefix(embeds, self._run.save(request.rows[0], request.length), nbytes))
 
     def _close_gaps(self) -> None:
         """Move rows so that those in use are the first ones."""
-        sources = np.concatenate([np.zeros(0, np.int64), *(request.rows for request in self._active)])
+        self._run.keep(self._move([request.rows for request in self._active]))
+
+    def _move(self, continued: Sequence[Sequence[int]]) -> np.ndarray:
+        """Give requests new rows, the first ones, which continue these; of all new rows (rows,) those."""
+        sources = [row for rows in continued for row in rows]
         order = settle(sources)
-        self._run.keep(sources[order])
-        parts = np.split(np.argsort(order), np.cumsum([len(request.rows) for request in self._active])[:-1])
-        for request, rows in zip(self._active, parts):
-            request.rows = rows
+        new_rows = [0] * len(order)  # of each source
+        for row, index in enumerate(order):
+            new_rows[index] = row
+        first = 0
+        for request, rows in zip(self._active, continued):
+            request.rows = new_rows[first : first + len(rows)]
+            first += len(rows)
+        return np.array([sources[index] for index in order], np.int64)
 
 
-def cancelled() -> GenerationError:
-    """What a cancelled request ends with."""
-    return GenerationError("the request was cancelled")
+def _some(logits: Logits, rows: Sequence[int]) -> Logits:
+    """The logits of some rows, those of one without a copy where they are on the host."""
+    if isinstance(logits, np.ndarray) and len(rows) == 1:
+        return logits[rows[0] : rows[0] + 1]
+    return logits.take(rows, axis=0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 LEAST, MOST = 16, 512  #: tokens of a prompt that run at once
 WEIGHT = 0.3  #: of the newest measurement in the mean
 
 
 class Pace:
-    """Chooses parts of prompts that take about `max_pause` seconds, and no more than two steps take."""
+    """Chooses parts of prompts that take about `max_pause` seconds, and no more than two steps take.
+
+    Parts are as long as may be where nobody minds: `max_pause` is infinite.
+    """
 
     def __init__(self, max_pause: float) -> None:
         self._max_pause = max_pause
@@ -16,7 +21,7 @@ class Pace:
 
     def tokens(self, left: int, others: bool) -> int:
         """How many of the `left` tokens of a prompt to run now. `others`: whether answers wait for it."""
-        if not others:
+        if not others or self._max_pause == math.inf:
             return min(left, MOST)
         if self._token_seconds is None:
             return min(left, LEAST)

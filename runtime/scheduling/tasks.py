@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from ..generation.lookahead import Earlier, Guesses
 from ..generation.steps import Chosen, Steps
 from ..grounding.types import Box
@@ -16,6 +14,7 @@ from ..inputs import Request
 from ..options import Settings
 from ..pipeline import EncodedRequest, Pipeline
 from ..results import Generation, Score, StageTimer
+from ..text.prompt import EncodedPrompt
 from .answer_stream import Piece, Result, Texts
 from .capacity import room
 
@@ -33,8 +32,8 @@ class Task(Protocol):
     timer: StageTimer
     guesses: Guesses | None
 
-    def prepare(self, max_tokens: int) -> np.ndarray:
-        """Read its media, encode its prompt and its images; the embeddings (tokens, hidden) of the prompt.
+    def encode(self, max_tokens: int) -> EncodedPrompt:
+        """Read its media and encode its prompt.
 
         Raises:
             InputError: if it cannot be used, or needs more than `max_tokens` tokens.
@@ -63,7 +62,7 @@ class Generate:
         self.guesses: Guesses | None = None
         self.search: Callable[[Logits], Steps[Any]]
 
-    def prepare(self, max_tokens: int) -> np.ndarray:
+    def encode(self, max_tokens: int) -> EncodedPrompt:
         self.timer.lap("queue")
         self._encoded = self._pipeline.encode(self._request)
         prompt = self._encoded.prompt
@@ -73,9 +72,7 @@ class Generate:
         # The answers of others are not looked up: how fast an answer comes would tell of them.
         self.guesses = self._pipeline.guesses([prompt], settings, Earlier(0))
         self.timer.lap("preprocess")
-        (embeds,) = self._pipeline.embed([prompt])
-        self.timer.lap("vision")
-        return embeds
+        return prompt
 
     def pieces(self, chosen: Sequence[Chosen]) -> Iterator[Piece]:
         return iter(()) if self._texts is None else self._texts.pieces(chosen)
@@ -100,14 +97,12 @@ class ScoreCandidates:
         self.timer = StageTimer()
         self.guesses = None
 
-    def prepare(self, max_tokens: int) -> np.ndarray:
+    def encode(self, max_tokens: int) -> EncodedPrompt:
         self.timer.lap("queue")
         prompt = self._pipeline.encode(self._request).prompt
         room(self._pipeline, prompt, max(map(len, self._ids)) + 1, max_tokens)
         self.timer.lap("preprocess")
-        (embeds,) = self._pipeline.embed([prompt])
-        self.timer.lap("vision")
-        return embeds
+        return prompt
 
     def search(self, logits: Logits) -> Steps[list[list[float]]]:
         return self._pipeline.scoring(logits, self._ids)

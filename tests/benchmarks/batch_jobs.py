@@ -1,12 +1,14 @@
 """Batch jobs: that none loses or repeats a row however often it is killed, and how fast they are beside loops.
 
     python tests/benchmarks/batch_jobs.py kills BUNDLE [--rows N] [--kills N] [--engine local|ray]
-    python tests/benchmarks/batch_jobs.py speed BUNDLE [--rows N] [--rounds N] [--prompt TEXT]
+    python tests/benchmarks/batch_jobs.py speed BUNDLE [--rows N] [--rounds N] [--prompt TEXT] [--threads N]
+    python tests/benchmarks/batch_jobs.py memory BUNDLE [--rows N]
 
 BUNDLE is one of a checkpoint in tests/checkpoints. `kills` runs the command over images of which 2 % are broken, kills
 it (and with Ray, half of the time one of its workers) at random times, and then compares each row with
 `VLM.generate` alone. `speed` answers the same rows one a call, in batches by hand, and by a job, in turn: medians of
 the rounds. The loop by hand is the best of several batch sizes, and reads the images of its next batch meanwhile.
+`memory` runs the command once, with answers of at most 4 tokens, and prints the memory of its process as it goes.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from statistics import median
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.batch import Spec
 from onnx_vlm.runtime.images.reading import read
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 
 DISTINCT, BROKEN = 400, b"\x89PNG\r\n\x1a\nbroken"
 COMMAND = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()"]
@@ -88,6 +91,26 @@ def kills(options: argparse.Namespace, folder: Path) -> None:
     print(f"killed {killed}, {len(paths)} rows in {seconds:.0f} s, the last event: {last}")
     print(f"memory of the process in MB, as it was killed: {[round(bytes / 1e6) for bytes in memory]}")
     check(options, paths, output)
+
+
+def memory(options: argparse.Namespace, folder: Path) -> None:
+    images, output = folder / "images", folder / "out"
+    images.mkdir()
+    write_images(images, options.rows, 0.02)
+    command = ["batch", options.bundle, images, output, "--prompt", options.prompt, "--max-new-tokens", "4"]
+    command += ["--threads", options.threads or 1, "--shard-rows", "1000", "--json"]
+    start = time.perf_counter()
+    job = subprocess.Popen([*COMMAND, *map(str, command)], stdout=subprocess.DEVNULL)
+    seen = 0
+    while job.poll() is None:
+        time.sleep(0.2)
+        written = 1000 * len(list(output.glob("shard-*.jsonl")))
+        if written >= seen + options.rows // 10:
+            seen = written
+            seconds = time.perf_counter() - start
+            print(f"{seen:7} rows written: {resident(job.pid) / 1e6:4.0f} MB, {seconds:4.0f} s", flush=True)
+    if job.returncode:
+        sys.exit(f"the command ended with {job.returncode}")
 
 
 def check(options: argparse.Namespace, paths: Sequence[Path], output: Path) -> None:
@@ -161,7 +184,8 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
     images = folder / "images"
     images.mkdir()
     paths = write_images(images, options.rows, 0)
-    spec = Spec(options.bundle, images, prompt=options.prompt, max_rows=options.max_rows, threads=1)
+    where = LoadOptions(threads=options.threads)
+    spec = Spec(options.bundle, images, prompt=options.prompt, max_rows=options.max_rows, threads=1, where=where)
 
     def job(_: VLM, __: str, paths: Sequence[Path]) -> list[str]:
         with spec.worker() as worker:
@@ -176,7 +200,7 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
     answers = {}
     for _ in range(options.rounds):
         for name, way in ways.items():
-            vlm = load(options.bundle)  # no image is known
+            vlm = load(options.bundle, threads=options.threads)  # no image is known
             start = time.perf_counter()
             answers[name] = way(vlm, options.prompt, paths)
             if name != "a job":
@@ -193,7 +217,7 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("kills", "speed"))
+    parser.add_argument("mode", choices=MODES)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=20)
@@ -202,10 +226,14 @@ def main() -> None:
     parser.add_argument("--prompt", default="caption")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-rows", type=int, default=8)
+    parser.add_argument("--threads", type=int, help="of ONNX Runtime in `speed`")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        (kills if options.mode == "kills" else speed)(options, Path(folder))
+        MODES[options.mode](options, Path(folder))
+
+
+MODES = {"kills": kills, "speed": speed, "memory": memory}
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import batch_fakes
 import pytest
 from batch_fakes import echo, read_results, write_rows
-from onnx_vlm.graphs import InputError
+from onnx_vlm.graphs import GenerationError, InputError
 from onnx_vlm.runtime.batch import Batch, Spec, run
+from onnx_vlm.runtime.batch.ray_engine import on_ray
 
 ROWS = [{"prompt": f"row {index}" + " bad" * (index % 5 == 3)} for index in range(20)]
 
@@ -197,3 +199,15 @@ def test_results_come_when_a_job_is_interrupted(bundle: Path, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         run(Batch(rows, tmp_path / "out", Spec(bundle, Path())), batch_fakes.answer_by_echo, on_row=stop)
     assert len(read_results(tmp_path / "out")) == 7
+
+
+def test_ray_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fails(**_: object) -> None:
+        raise Exception("the node timed out")
+
+    fake = ModuleType("ray")
+    fake.data, fake.init, fake.is_initialized = ModuleType("ray.data"), fails, lambda: False
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setitem(sys.modules, "ray.data", fake.data)
+    with pytest.raises(GenerationError, match="Ray does not start: the node timed out"), on_ray(tmp_path)(None):
+        pass

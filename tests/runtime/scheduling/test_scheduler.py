@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -90,9 +91,14 @@ ARRIVALS = st.lists(st.tuples(CASES, st.none() | st.integers(0, 4), st.integers(
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(arrivals=ARRIVALS, max_rows=st.integers(3, 6), max_pause=st.sampled_from([1e-6, 1.0]))
-def test_each_is_answered_as_alone(place: Place, arrivals: list, max_rows: int, max_pause: float):
-    with Scheduler(place.vlm, max_rows=max_rows, max_pause=max_pause, max_tokens=256) as scheduler:
+@given(
+    arrivals=ARRIVALS,
+    max_rows=st.integers(3, 6),
+    max_pause=st.sampled_from([1e-6, 1.0, math.inf]),
+    together=st.integers(1, 4),
+)
+def test_each_is_answered_as_alone(place: Place, arrivals: list, max_rows: int, max_pause: float, together: int):
+    with Scheduler(place.vlm, max_rows=max_rows, max_pause=max_pause, max_tokens=256, together=together) as scheduler:
         takers = []
         for case, cancel_after, wait in arrivals:
             time.sleep(wait / 1000)
@@ -149,6 +155,58 @@ def test_scores_are_those_of_score(place: Place):
                 assert (scored.text, scored.token_ids) == (alone.text, alone.token_ids)
                 assert scored.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
         assert ids(beside.result(60)) == ids(place.answer((0, 0, 0)))
+
+
+def test_short_prompts_run_together(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """As many as have room in a row, so that they take no more memory than one prompt."""
+    run = type(place.vlm.pipeline.engine.open(1, 16))
+    rows_of_runs: list[int] = []
+    append = run.append
+
+    def noted(self: Any, first: int, rows: Any) -> Any:
+        rows_of_runs.append(len(rows))
+        return append(self, first, rows)
+
+    monkeypatch.setattr(run, "append", noted)
+    cases = [(0, 0, 0), (2, 1, 0), (0, 2, 0), (0, 1, 0)]
+    longest = max(place.answer(case).prompt_tokens for case in cases)
+    with Scheduler(
+        place.vlm, max_rows=4, max_tokens=3 * longest, prefix_memory=0, max_pause=math.inf, together=4
+    ) as scheduler:
+        tasks = [scheduler.task(asked(PROMPTS[prompt], IMAGES[image])) for prompt, image, _ in cases]
+        streams = scheduler.queue([(task, None) for task in tasks])
+        answers = [stream.result(60) for stream in streams]
+    assert rows_of_runs == [3, 1]
+    assert [ids(answer) for answer in answers] == [ids(place.answer(case)) for case in cases]
+
+
+def test_the_row_of_an_answer_of_one_token_is_free_at_once(place: Place):
+    cases = [(0, 0, 2), (0, 1, 1)]  # the beams of the first take the row of the second
+    with Scheduler(place.vlm, max_rows=4, max_tokens=256, together=2) as scheduler:
+        tasks = [scheduler.task(asked(PROMPTS[prompt], IMAGES[image]), **OPTIONS[at]) for prompt, image, at in cases]
+        streams = scheduler.queue([(task, None) for task in tasks])
+        answers = [stream.result(60) for stream in streams]
+    assert [ids(answer) for answer in answers] == [ids(place.answer(case)) for case in cases]
+
+
+def test_images_that_cannot_be_encoded_together_are_encoded_alone(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    embed = vlm.pipeline.embed
+
+    def narrow(prompts: Any) -> Any:
+        if len(prompts) > 1 or len(prompts[0].ids) > 30:
+            raise GenerationError("no memory")
+        return embed(prompts)
+
+    monkeypatch.setattr(vlm.pipeline, "embed", narrow)
+    with Scheduler(vlm, max_rows=4, together=4) as scheduler:
+        prompts = ("caption", "detect " + "red circle ; " * 20, "how many circles")
+        tasks = [scheduler.task(asked(prompt, IMAGES[0])) for prompt in prompts]
+        short, long, other = scheduler.queue([(task, None) for task in tasks])
+        with pytest.raises(GenerationError, match="no memory"):
+            long.result(60)
+        monkeypatch.undo()
+        for prompt, stream in (("caption", short), ("how many circles", other)):
+            assert stream.result(60).text == vlm.generate(prompt, IMAGES[0]).text
 
 
 @pytest.mark.parametrize("place", CAUSAL, indirect=True)
@@ -222,7 +280,7 @@ def test_what_can_be_known_at_once_is_told_at_once(vlm: VLM):
             scheduler.submit(asked("caption", IMAGES[0]), num_beams=3)
         with pytest.raises(InputError, match="end token"):
             scheduler.submit_score(asked("caption", IMAGES[0]), ["1<eos>"])
-    for name in ("max_rows", "max_queue", "max_tokens"):
+    for name in ("max_rows", "max_queue", "max_tokens", "together"):
         with pytest.raises(InputError, match=f"{name} is 0"):
             Scheduler(vlm, **{name: 0})
 
