@@ -182,7 +182,7 @@ def test_masks_are_run_lengths():
     ("arguments", "message"),
     [
         (("--prompt", "caption", "--format", "xml"), "the format is 'xml'; give one of jsonl, parquet"),
-        (("--prompt", "caption", "--task", "embed"), "the task is 'embed'; give one of generate, score"),
+        (("--prompt", "caption", "--task", "sing"), "the task is 'sing'; give one of generate, score"),
         (("--prompt", "caption", "--max-rows", "0"), "max_rows is 0; give 1 or more"),
         (("--prompt", "caption", "--shard-rows", "0"), "shard_rows is 0; give 1 or more"),
         (("--prompt", "caption", "--column", "image"), "--column is 'image'; give ROLE=NAME"),
