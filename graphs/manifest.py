@@ -15,21 +15,17 @@ from typing import Literal
 from . import contract, manifest_checks, migrations, shape_profile, strict_json
 from .contract import GraphSpec
 from .errors import BundleError
+from .image_recipes import Crop, Grid, PixelScaling, Resize, Tiles, Video
 from .loss import Loss, VectorLoss
 from .recipes import (
     ChatPrompt,
     Embedding,
     GenerationDefaults,
-    Grid,
     LocationTokens,
     PatchTokens,
-    PixelScaling,
-    Resize,
     TextPrompt,
     TileNames,
-    Tiles,
     Vectors,
-    Video,
 )
 from .sampling import Sampling
 
@@ -37,6 +33,7 @@ __all__ = [
     "FILE_NAME",
     "FORMAT",
     "ChatPrompt",
+    "Crop",
     "Embedding",
     "File",
     "GenerationDefaults",
@@ -120,7 +117,7 @@ class Manifest:
     graphs: dict[str, GraphSpec]
     profiles: dict[str, shape_profile.Profile]
     cache: Literal["in_place", "copied"]
-    image: Resize | Tiles | Grid
+    image: Resize | Crop | Tiles | Grid
     video: Video | None
     prompt: TextPrompt | ChatPrompt
     embedding: Embedding

@@ -11,8 +11,9 @@ from . import contract, shape_profile
 from .precision import PRECISIONS
 
 if TYPE_CHECKING:
+    from .image_recipes import Resize
     from .manifest import Manifest
-    from .recipes import Resize, TileNames
+    from .recipes import TileNames
 
 EDGES = ("xmax", "xmin", "ymax", "ymin")
 #: Ranks of the tensors that each graph begins with, inputs and outputs.
@@ -87,6 +88,8 @@ def _bounds(manifest: Manifest) -> Iterator[Bound]:
     elif image.kind == "grid":
         yield "image.size", image.size, 1, MAX_SIDE
         yield "image.longest_edge", image.longest_edge, 1, max(image.size, 1) * int(MAX_TILES**0.5)
+    elif image.kind == "crop":
+        yield "image.shortest_edge", image.shortest_edge, max(image.height, image.width), MAX_SIDE
     for name, resized in _resized(manifest).items():
         if resized.longest_edge is not None:
             yield f"{name}.longest_edge", resized.longest_edge, 1, MAX_SIDE
@@ -176,7 +179,8 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
     """Sizes that contradict each other."""
     *_, height, width = manifest.graphs[contract.VISION_ENCODER].inputs[0].shape
     recipe = manifest.image
-    tiles = {} if recipe.kind == "resize" else {"image": (recipe.size, recipe.size)}
+    whole = recipe.kind in ("resize", "crop")
+    tiles = {"image": (recipe.height, recipe.width) if whole else (recipe.size, recipe.size)}
     tiles |= {name: (resized.height, resized.width) for name, resized in _resized(manifest).items()}
     for name, (rows, columns) in tiles.items():
         if (rows, columns) != (height, width):

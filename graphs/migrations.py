@@ -26,8 +26,9 @@ def _from_7(data: Data) -> Data:
 def _from_8(data: Data) -> Data:
     """Format 9 has bundles of the kind "embedding": `vectors`, and their loss.
 
-    It also has images in a grid of tiles whose names stand in the prompt, text around images in a chat, models that
-    take no videos, and `embedding.ahead`. All new fields may be absent.
+    It also has images in a grid of tiles whose names stand in the prompt, images of which the middle is seen, text
+    around images in a chat, a token before conversations, models that take no videos, and `embedding.ahead`. All new
+    fields may be absent.
     """
     return data
 

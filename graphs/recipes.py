@@ -13,85 +13,6 @@ from .sampling import Sampling
 
 
 @dataclass(frozen=True)
-class PixelScaling:
-    """How an image is resized, and how its levels (0 to 255) are scaled: (level * rescale_factor - mean) / std.
-
-    `mean` and `std` have a number for each of red, green and blue.
-    """
-
-    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
-    rescale_factor: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Resize:
-    """An image becomes one tile: RGB, resized to `height` x `width` pixels, whatever its aspect ratio.
-
-    Where `longest_edge` is not null, the image is resized before so that its longer side has that many pixels and its
-    sides keep their ratio.
-    """
-
-    kind: Literal["resize"] = field(default="resize", init=False)
-    height: int
-    width: int
-    pixels: PixelScaling
-    longest_edge: int | None = None
-
-    @property
-    def most_tiles(self) -> int:
-        """The most tiles of an image."""
-        return 1
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """An image becomes a thumbnail of one tile, then the tiles of a canvas that suits its aspect ratio, row by row.
-
-    A tile has `size` x `size` pixels; a canvas has at most `max_tiles` tiles.
-    """
-
-    kind: Literal["tiles"] = field(default="tiles", init=False)
-    size: int
-    max_tiles: int
-    pixels: PixelScaling
-
-    @property
-    def most_tiles(self) -> int:
-        """The most tiles of an image, with the thumbnail."""
-        return 1 + self.max_tiles
-
-
-@dataclass(frozen=True)
-class Grid:
-    """An image is resized so that its longer side has `longest_edge` pixels, then cut into tiles of `size` x `size`.
-
-    The cut is made after a second resize, of each side to the next multiple of `size`. The tiles stand row by row, and
-    the whole image, resized to one tile, is the last. An image that one tile holds becomes that tile alone.
-    """
-
-    kind: Literal["grid"] = field(default="grid", init=False)
-    size: int
-    longest_edge: int
-    pixels: PixelScaling
-
-    @property
-    def most_tiles(self) -> int:
-        """The most tiles of an image, with the whole image."""
-        side = -(-self.longest_edge // self.size)
-        return 1 + side * side if side > 1 else 1
-
-
-@dataclass(frozen=True)
-class Video:
-    """A video is sampled evenly to `frames` frames, a shorter one is used whole; each frame becomes one tile."""
-
-    frames: int
-    tile: Resize
-
-
-@dataclass(frozen=True)
 class TextPrompt:
     """A prompt that is one text, with its images before it.
 
@@ -151,6 +72,7 @@ class ChatPrompt:
         system: what the template takes as the content of a system's message: a text, or a list of parts.
         written: what the template writes for an image in place of `image`; null if it writes `image` itself.
         image_start, image_end: what stands around the placeholders of an image.
+        start: a text whose ids stand before those of the conversation, unless the template writes it first itself.
     """
 
     kind: Literal["chat"] = field(default="chat", init=False)
@@ -164,6 +86,7 @@ class ChatPrompt:
     written: str | None = None
     image_start: str = ""
     image_end: str = ""
+    start: str = ""
 
     @property
     def image_mark(self) -> str:

@@ -29,7 +29,7 @@ UNITS: dict[str, tuple[str, ...]] = {
     r"projector\.linear": ("text", "vision"),
     r"projector\.mm_soft_emb_norm": ("vision",),
     r"projector\.mm_input_projection_weight": ("vision", "text"),
-    r"projector\.linear_1": ("projector", "vision"),
+    r"projector\.linear_1": ("projector", "features"),
     r"projector\.linear_2": ("text", "projector"),
     r"projection\.dense": ("text", "vision"),
     r"modality_projection\.proj": ("text", "shuffled"),
@@ -53,19 +53,22 @@ def permuted(checkpoint: Path, output: Path, seed: int) -> dict[str, np.ndarray]
             label = _label(name, units, sinusoidal=model.config.model_type == "kosmos-2")
             if label.endswith(ATTENTION) and label not in orders:
                 orders |= _attention(model, name.rpartition(".")[0].rpartition(".")[0], random)
-            elif label == "shuffled":  # the vision units of some patches, one patch after the other
-                patches = range(0, weight.shape[axis], len(orders["vision"]))
-                orders[label] = np.concatenate([first + orders["vision"] for first in patches])
+            elif label in REPEATED:
+                parts = range(0, weight.shape[axis], len(orders["vision"]))
+                orders[label] = np.concatenate([first + orders["vision"] for first in parts])
             elif label not in orders:
                 orders[label] = random.permutation(weight.shape[axis])
             if orders[label] is not None:
                 weight.copy_(weight.index_select(axis, torch.from_numpy(orders[label])))
     model.save_pretrained(output)
     AutoProcessor.from_pretrained(checkpoint).save_pretrained(output)
-    stages = {"vision_features": "vision", "image_embeds": "text"}
+    features = "features" if "features" in orders else "vision"
+    stages = {"vision_features": features, "image_embeds": "text"}
     return {stage: orders[label] for stage, label in stages.items() if label in orders}
 
 
+#: The vision units several times: of some patches, or of some layers, one after the other.
+REPEATED = ("shuffled", "features")
 ATTENTION = ("query", "key", "value", "attended")
 
 
@@ -80,7 +83,7 @@ def _label(name: str, units: str, sinusoidal: bool) -> str:
     """Which order units have: one for each residual stream, one for each layer's inner units and heads."""
     if units == "residual":
         units = "vision" if "vision" in name else "text"
-    if units in ("", "vision", "projector", "shuffled"):
+    if units in ("", "vision", "projector", *REPEATED):
         return units
     if units == "text":
         return "" if sinusoidal else units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,21 @@ from transformers import (
     Idefics3Processor,
     Kosmos2Config,
     Kosmos2ForConditionalGeneration,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PerceptionLMConfig,
     PerceptionLMForConditionalGeneration,
     PreTrainedModel,
+    SiglipImageProcessor,
     SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 
 #: The standard deviation of the logits. With much less all tokens are about as likely, and no beam is the best: scores
 #: differ by no more than rounding. With this the chosen tokens have a log-probability near -1.
@@ -424,6 +431,104 @@ def smolvlm(
     return save(folder, make(config), processor, seed)
 
 
+LLAVA_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{%- if message['role'] != 'system' %}{{- message['role'] | upper + ': ' }}{%- endif %}"
+    "{%- for part in message['content'] if part['type'] == 'image' %}{{- '<image>\n' }}{%- endfor %}"
+    "{%- if message['content'] is string %}{{- message['content'] + ' ' }}{%- else %}"
+    "{%- for part in message['content'] if part['type'] == 'text' %}{{- part['text'] + ' ' }}{%- endfor %}"
+    "{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- 'ASSISTANT:' }}{%- endif %}"
+)
+
+
+def llama_tokenizer(starts: bool = True) -> LlamaTokenizer:
+    """Llama's tokenizer with the words of the tiny PaliGemma 2, which are of the same kind."""
+    words = json.loads((CHECKPOINTS / "paligemma2" / "tokenizer.json").read_text())["model"]
+    return LlamaTokenizer(
+        vocab=words["vocab"],
+        merges=[tuple(merge) for merge in words["merges"]],
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        add_bos_token=starts,
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def llava(
+    folder: Path,
+    *,
+    seed: int,
+    tower: str = "clip_vision_model",
+    image_size: int = 28,
+    shortest_edge: int | None = None,
+    strategy: str = "default",
+    layer: int | list[int] = -2,
+    depth: int = 3,
+    vision_heads: int = 2,
+    text: str = "llama",
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    hidden: int = 32,
+    tied: bool = False,
+    bias: bool = True,
+    starts: bool = True,
+    vocab: int = 512,
+    positions: int = 512,
+) -> Path:
+    """LLaVA, with a Llama tokenizer that begins texts with a token if `starts`."""
+    torch.manual_seed(seed)
+    square = {"height": image_size, "width": image_size}
+    images = CLIPImageProcessor(size={"shortest_edge": shortest_edge or image_size}, crop_size=square)
+    processor = LlavaProcessor(
+        images if tower == "clip_vision_model" else SiglipImageProcessor(size=square),
+        llama_tokenizer(starts),
+        patch_size=14,
+        vision_feature_select_strategy=strategy,
+        chat_template=LLAVA_TEMPLATE,
+        num_additional_image_tokens=int(tower == "clip_vision_model"),
+    )
+    tokenizer = processor.tokenizer
+    config = LlavaConfig(
+        vision_config={
+            "model_type": tower,
+            "hidden_size": 24 * vision_heads,
+            "intermediate_size": 67,
+            "num_hidden_layers": depth,
+            "num_attention_heads": vision_heads,
+            "image_size": image_size,
+            "patch_size": 14,
+            **({"projection_dim": 16} if tower == "clip_vision_model" else {"vision_use_head": False}),
+        },
+        text_config={
+            "model_type": text,
+            "vocab_size": vocab,
+            "hidden_size": hidden,
+            "intermediate_size": 83,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": 16,
+            "max_position_embeddings": positions,
+            "tie_word_embeddings": tied,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            **({"sliding_window": None} if text == "mistral" else {}),
+        },
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=strategy,
+        multimodal_projector_bias=bias,
+        image_token_index=processor.image_token_id,
+        image_seq_length=(image_size // 14) ** 2,
+        tie_word_embeddings=tied,
+    )
+    return save(folder, LlavaForConditionalGeneration(config), processor, seed)
+
+
 Row = tuple[Callable[..., Path], dict[str, Any]]
 
 #: One row a model: what makes it, and how it differs from what the function makes otherwise. A row that has a seed of
@@ -494,6 +599,23 @@ GEMMA3: dict[str, Row] = {
     "head of its own": (gemma3, {"tied": False, "vocab": 397, "attention_bias": True}),
     "soft-capping that is not used": (gemma3, {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
     "448 pixels": (gemma3, {"side": 32, "pooling": 4, "window": 40, "positions": 1024}),
+}
+LLAVA: dict[str, Row] = {
+    "smallest": (llava, {"layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "vision_heads": 1, "depth": 2}),
+    "no groups": (llava, {"image_size": 56, "kv_heads": 4, "depth": 5, "layers": 4}),
+    "features of several layers": (llava, {"layer": [-2, 1, -1], "strategy": "full", "depth": 4, "bias": False}),
+    "Mistral, a crop of less": (llava, {"text": "mistral", "image_size": 42, "shortest_edge": 61, "heads": 6}),
+    "SigLIP and Qwen 2": (
+        llava,
+        {
+            "tower": "siglip_vision_model",
+            "strategy": "full",
+            "layer": -1,
+            "text": "qwen2",
+            "tied": True,
+            "starts": False,
+        },
+    ),
 }
 COLPALI: dict[str, Row] = {
     "smallest": (colpali, {"image_size": 28, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16, "width": 5}),

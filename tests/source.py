@@ -264,12 +264,36 @@ class SmolVLMSource(Source):
         }
 
 
+class LlavaSource(Source):
+    def inputs(self, request: Request) -> dict[str, torch.Tensor]:
+        messages = request.prompt
+        if isinstance(messages, str):
+            content = [{"type": "image"}] * len(request.images) + [{"type": "text", "text": request.prompt}]
+            messages = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        return dict(self.processor(text=text, images=request.images or None, return_tensors="pt"))
+
+    @torch.inference_mode()
+    def stages(self, request: Request) -> dict[str, np.ndarray]:
+        pixels, config = self.inputs(request)["pixel_values"], self.model.config
+        states = self.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+        layers = config.vision_feature_layer
+        layers = [layers] if isinstance(layers, int) else layers
+        features = torch.cat([states[layer] for layer in layers], -1)
+        return {
+            "pixel_values": pixels.numpy(),
+            "vision_features": features[:, config.vision_feature_select_strategy == "default" :].numpy(),
+            "image_embeds": torch.stack(list(self.model.get_image_features(pixels).pooler_output)).numpy(),
+        }
+
+
 def open_source(folder: Path) -> Source:
     """The source model of a checkpoint."""
     kinds = {
         "gemma3": Gemma3Source,
         "idefics3": SmolVLMSource,
         "kosmos-2": Kosmos2Source,
+        "llava": LlavaSource,
         "paligemma": PaliGemmaSource,
         "perception_lm": PerceptionLMSource,
         "smolvlm": SmolVLMSource,

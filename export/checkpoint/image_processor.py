@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...graphs.manifest import PixelScaling, Resize
+from ...graphs.manifest import Crop, PixelScaling, Resize
 from .settings import Settings
 
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -33,6 +33,37 @@ def square(settings: Settings, key: str, default: int) -> tuple[int, int]:
     if not {"height", "width"} <= size.keys():
         settings.refuse(key, "a fixed height and width; no others are supported")
     return size.integer("height", 0), size.integer("width", 0)
+
+
+def crop(
+    settings: Settings, default: int, mean: tuple[float, ...] = (0.5,) * 3, std: tuple[float, ...] = (0.5,) * 3
+) -> Resize | Crop:
+    """The recipe of a processor that resizes the shorter side of an image and cuts its middle out, as CLIP's does.
+
+    Raises:
+        CheckpointError: if it would make pictures of different sizes, or fill some up at their edges.
+    """
+    if settings.get("do_pad"):
+        settings.refuse("do_pad", "false: pictures that are filled up at their edges are not supported")
+    size = settings.get("size")
+    if isinstance(size, dict) and {"height", "width"} <= size.keys():
+        whole = resize(settings, default, mean, std)
+        crops = settings.flag("do_center_crop", True)
+        if crops and square(settings, "crop_size", default) != (whole.height, whole.width):
+            settings.refuse("crop_size", f"the height and width of size, {whole.height} and {whole.width}")
+        return whole
+    if isinstance(size, dict):
+        if size.keys() != {"shortest_edge"}:
+            settings.refuse("size", "a shortest_edge, or a height and a width; no others are supported")
+        edge = settings.section("size").integer("shortest_edge", default)
+    else:
+        edge = settings.integer("size", default)
+    if not settings.flag("do_center_crop", True):
+        settings.refuse("do_center_crop", "true: pictures that keep their ratio have to be cut to one size")
+    height, width = square(settings, "crop_size", default)
+    if max(height, width) > edge:
+        settings.refuse("crop_size", f"a height and width of at most {edge}, the shortest_edge of size")
+    return Crop(edge, height, width, pixels(settings, mean, std))
 
 
 def resize(

@@ -1,6 +1,7 @@
 """The kit for authors of model families; docs/add-a-family.md explains how to write one.
 
-* `Family` is the protocol: a module with the functions `build`, `recipe` and `source_inputs`; `register` adds it.
+* `Family` is the protocol: a module with the functions `build`, `recipe` and `source_inputs`; an entry point of the
+  group `onnx_vlm.families`, or `register`, adds it.
 * `ModelParts` and `Recipe` are what its functions return, in the words of `contract` (names and shapes of the inputs
   and outputs of graphs) and `manifest` (how images and prompts are prepared and boxes are written).
 * `Checkpoint` reads a checkpoint's files, `parse` makes its config.json a configuration class of transformers, and

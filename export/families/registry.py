@@ -18,6 +18,7 @@ from ...graphs import CheckpointError, GraphSpec, VLMError, manifest
 from ...graphs.errors import explain_import_error
 from ..checkpoint import generation_config
 from ..checkpoint.checkpoint import Checkpoint
+from . import plugins
 
 #: model_type in config.json -> the module that exports it, imported when it is needed
 _MODULES: dict[str, str | ModuleType] = {
@@ -25,6 +26,7 @@ _MODULES: dict[str, str | ModuleType] = {
     "gemma3": "onnx_vlm.export.families.gemma3",
     "idefics3": "onnx_vlm.export.families.smolvlm",
     "kosmos-2": "onnx_vlm.export.families.kosmos2",
+    "llava": "onnx_vlm.export.families.llava",
     "paligemma": "onnx_vlm.export.families.paligemma",
     "perception_lm": "onnx_vlm.export.families.perception_lm",
     "smolvlm": "onnx_vlm.export.families.smolvlm",
@@ -65,7 +67,7 @@ class Recipe:
     """
 
     examples: tuple[str, ...]
-    image: manifest.Resize | manifest.Tiles | manifest.Grid
+    image: manifest.Resize | manifest.Crop | manifest.Tiles | manifest.Grid
     prompt: manifest.TextPrompt | manifest.ChatPrompt
     embedding: manifest.Embedding
     max_positions: int
@@ -110,15 +112,18 @@ def register(model_type: str, family: Any) -> None:
 
 
 def find(model_type: str | None) -> Family:
-    """The family of a `model_type`.
+    """The family of a `model_type`: a registered one, the package's own, or one that another package brings.
 
     Raises:
-        CheckpointError: for an unknown one, with those that are known, or if a package that it needs is missing.
+        CheckpointError: for an unknown one, with those that are known, if a package that it needs is missing, or if
+            another package's family does not load or has the name of one of the package's own.
     """
-    if not isinstance(model_type, str) or model_type not in _MODULES:
-        known = ", ".join(sorted(_MODULES))
+    family = _MODULES.get(model_type) if isinstance(model_type, str) else None
+    if isinstance(model_type, str) and (family is None or isinstance(family, str)):
+        family = plugins.load(model_type, own=family is not None) or family
+    if family is None:
+        known = ", ".join(sorted(plugins.names() | _MODULES.keys()))
         raise CheckpointError(f"config.json: model_type {model_type!r} is not supported; supported: {known}")
-    family = _MODULES[model_type]
     try:
         return importlib.import_module(family) if isinstance(family, str) else family
     except ImportError as error:

@@ -77,11 +77,17 @@ def _cut(module: torch.nn.Module, path: str, count: int) -> Iterator[None]:
     parent, _, name = path.rpartition(".")
     owner = module.get_submodule(parent)
     whole = getattr(owner, name)
+    before = [(part, set(vars(part)), part._forward_hooks.copy()) for part in module.modules()]
     setattr(owner, name, whole[:count])
     try:
         yield
     finally:
         setattr(owner, name, whole)
+        # Transformers hooks the layers that it finds, and notes that it did. All layers have to be hooked later.
+        for part, attributes, hooks in before:
+            part._forward_hooks = hooks
+            for attribute in set(vars(part)) - attributes:
+                delattr(part, attribute)
 
 
 class _Layers:

@@ -147,7 +147,8 @@ def _behaviour(manifest: Manifest) -> Table:
         added = f", and a grid of up to {tiles} tiles" if tiles else ""
         table.add_row("images", f"the whole as {image.size} x {image.size}{added}")
     else:
-        table.add_row("images", f"{image.height} x {image.width}")
+        cut = f", the middle of an image whose shorter side has {image.shortest_edge}" if image.kind == "crop" else ""
+        table.add_row("images", f"{image.height} x {image.width}{cut}")
     if manifest.video is not None:
         tile = manifest.video.tile
         table.add_row("videos", f"up to {manifest.video.frames} frames of {tile.height} x {tile.width}")

@@ -41,15 +41,26 @@ class Segment(NamedTuple):
 Block: TypeAlias = "tuple[slice, Iterable[Segment]]"  # outputs, and what they are computed from
 
 
-def resize(planes: Sequence[np.ndarray], height: int, width: int, resample: str) -> np.ndarray:
+def resize(
+    planes: Sequence[np.ndarray], height: int, width: int, resample: str, part: tuple[slice, slice] | None = None
+) -> np.ndarray:
     """Resize the three planes of an image, (rows, columns) of uint8, to (3, height, width).
+
+    Args:
+        part: the rows and columns of the result that are wanted; all if it is None.
 
     Raises:
         InputError: if a side is so long that resizing would take memory far beyond that of the image and the result.
     """
     rows, columns = planes[0].shape
+    kept_rows, kept_columns = part or (slice(0, height), slice(0, width))
+    if part is not None and height * width > ON_THE_WAY:
+        raise InputError(
+            f"an image of {columns} x {rows} pixels cannot be resized to {width} x {height} before its middle is cut"
+            " out: it is too long and narrow; crop it first"
+        )
     longest = LONGEST_SIDE if resample in SUPPORT else PILLOW_SIDE
-    tallest = min(longest, ON_THE_WAY // width)
+    tallest = min(longest, ON_THE_WAY // (kept_columns.stop - kept_columns.start))
     if columns > longest or rows > tallest:
         raise InputError(
             f"an image of {columns} x {rows} pixels cannot be resized to {width} x {height}: at most {longest} x"
@@ -57,18 +68,19 @@ def resize(planes: Sequence[np.ndarray], height: int, width: int, resample: str)
         )
     if resample not in SUPPORT:
         filter = Image.Resampling[resample.upper()]
-        return np.stack([np.asarray(Image.fromarray(plane).resize((width, height), filter)) for plane in planes])
+        whole = (np.asarray(Image.fromarray(plane).resize((width, height), filter)) for plane in planes)
+        return np.stack([plane[kept_rows, kept_columns] for plane in whole])
     # The weights of a long side are not kept: compute them once for all planes.
     groups = [planes] if columns > KEPT_SIDE else [[plane] for plane in planes]
-    across = (plane for group in groups for plane in _along_rows(group, width, resample))
-    return np.stack([_along_rows([plane.T], height, resample)[0].T for plane in across])
+    across = (plane for group in groups for plane in _along_rows(group, width, resample, kept_columns))
+    return np.stack([_along_rows([plane.T], height, resample, kept_rows)[0].T for plane in across])
 
 
-def _along_rows(planes: Sequence[np.ndarray], size: int, resample: str) -> Sequence[np.ndarray]:
-    """Resize planes (rows, columns) to (rows, size) of uint8."""
+def _along_rows(planes: Sequence[np.ndarray], size: int, resample: str, kept: slice) -> Sequence[np.ndarray]:
+    """Resize planes (rows, columns) to (rows, size) of uint8; of these, the columns `kept`."""
     rows, columns = planes[0].shape
     if columns == size:
-        return planes
+        return [plane[:, kept] for plane in planes]
     if columns <= KEPT_SIDE:
         blocks: Iterable[Block] = _kept_blocks(columns, size, resample)
         longest = max(len(segment.weights) for _, segments in blocks for segment in segments)
@@ -76,10 +88,13 @@ def _along_rows(planes: Sequence[np.ndarray], size: int, resample: str) -> Seque
         longest = min(max(BUFFER // rows, OUTPUTS), SEGMENT)
         blocks = _blocks(columns, size, resample, longest)
     centred = [(plane ^ np.uint8(128)).view(np.int8) for plane in planes]  # 128 less
-    resized = [np.empty((rows, size), np.uint8) for _ in planes]
+    resized = [np.empty((rows, kept.stop - kept.start), np.uint8) for _ in planes]
     order = "F" if planes[0].flags.f_contiguous else "C"
     buffers: dict[np.dtype, np.ndarray] = {}  # one for all products: to get new memory would cost more than they do
     for outputs, segments in blocks:
+        first, last = max(outputs.start, kept.start), min(outputs.stop, kept.stop)
+        if first >= last:
+            continue
         levels: list[np.ndarray] = []
         for segment in segments:
             dtype = segment.weights.dtype
@@ -89,7 +104,8 @@ def _along_rows(planes: Sequence[np.ndarray], size: int, resample: str) -> Seque
             parts = [_levels(plane[:, segment.inputs], pixels, segment) for plane in centred]
             levels = [level + part for level, part in zip(levels, parts)] if levels else parts
         for plane, level in zip(resized, levels):
-            plane[:, outputs] = np.clip(level, 0, 255, out=level)
+            wanted = level[:, first - outputs.start : last - outputs.start]
+            plane[:, first - kept.start : last - kept.start] = np.clip(wanted, 0, 255, out=wanted)
     return resized
 
 

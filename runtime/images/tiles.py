@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
-from ...graphs.manifest import Grid, PixelScaling, Resize, Tiles
+from ...graphs.manifest import Crop, Grid, PixelScaling, Resize, Tiles
 from .resize import resize
 
 
-def tiles(image: Image.Image, recipe: Resize | Tiles | Grid) -> np.ndarray:
+def tiles(image: Image.Image, recipe: Resize | Crop | Tiles | Grid) -> np.ndarray:
     """The tiles of an RGB image, (tiles, 3, height, width) of float32.
 
     Raises:
@@ -26,6 +27,8 @@ def tiles(image: Image.Image, recipe: Resize | Tiles | Grid) -> np.ndarray:
         whole = resize(planes, rows * recipe.size, columns * recipe.size, resample)
         thumbnail = resize(planes, recipe.size, recipe.size, resample)
         return normalise(np.concatenate([thumbnail[None], cut(whole, recipe.size)]), recipe.pixels)
+    if isinstance(recipe, Crop):
+        return normalise(_middle(planes, recipe)[None], recipe.pixels)
     if recipe.longest_edge is not None:
         planes = resize(planes, *scaled(*image.size, recipe.longest_edge)[::-1], resample)
     if isinstance(recipe, Resize):
@@ -59,7 +62,7 @@ def scaled(width: int, height: int, longest: int) -> tuple[int, int]:
     return max(shorter + shorter % 2, 1), longest
 
 
-def grid_of(width: int, height: int, recipe: Resize | Tiles | Grid) -> tuple[int, int]:
+def grid_of(width: int, height: int, recipe: Resize | Crop | Tiles | Grid) -> tuple[int, int]:
     """Columns and rows of the tiles that an image of `width` x `height` pixels is cut into; 0 and 0 if it is not.
 
     The arithmetic is that of the image processor in transformers, so that the same side is rounded in the same way.
@@ -75,6 +78,16 @@ def grid_of(width: int, height: int, recipe: Resize | Tiles | Grid) -> tuple[int
         rows = math.ceil(height / size)
         columns = math.ceil(int(rows * size * ratio) / size)
     return (columns, rows) if columns > 1 or rows > 1 else (0, 0)
+
+
+def _middle(planes: Sequence[np.ndarray], recipe: Crop) -> np.ndarray:
+    """The middle of an image whose shorter side is resized to `shortest_edge`, (3, height, width) of uint8."""
+    shorter = min(planes[0].shape)
+    # This order of the operations rounds as the image processor in transformers does.
+    height, width = (int(recipe.shortest_edge * side / shorter) for side in planes[0].shape)
+    top, left = (height - recipe.height) // 2, (width - recipe.width) // 2
+    part = slice(top, top + recipe.height), slice(left, left + recipe.width)
+    return resize(planes, height, width, recipe.pixels.resample, part)
 
 
 def normalise(levels: np.ndarray, pixels: PixelScaling) -> np.ndarray:

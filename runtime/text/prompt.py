@@ -162,7 +162,8 @@ class Prompts:
                 f" {len(tiles)} of them: move them from messages that it writes without, such as a system's, to the"
                 " user's"
             )
-        ids = np.array(self.ids("".join(pieces)), np.int64)
+        start = [] if text.startswith(format.start) else self.ids(format.start)
+        ids = np.array(start + self.ids("".join(pieces)), np.int64)
         placeholders = [token for token in (format.image_token_id, format.video_token_id) if token is not None]
         is_image = np.isin(ids, placeholders)
         if is_image.sum() != sum(map(len, tiles)) * self._tile_tokens:

@@ -15,11 +15,13 @@ from PIL import Image
 from random_models import (
     GEMMA3,
     KOSMOS2,
+    LLAVA,
     PALIGEMMA,
     PERCEPTION_LM,
     SMOLVLM,
     gemma3,
     kosmos2,
+    llava,
     paligemma,
     perception_lm,
     smolvlm,
@@ -118,6 +120,24 @@ def test_smolvlm(random_parity: RandomParity, seed: int, name: str):
     random_parity.check(seed, SMOLVLM[name], requests)
 
 
+@pytest.mark.parametrize(("seed", "name"), list(enumerate(LLAVA)), ids=list(LLAVA))
+def test_llava(random_parity: RandomParity, seed: int, name: str):
+    some = pictures(np.random.default_rng(seed), 5)
+    conversation = [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this? "}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a circle"}]},
+        {"role": "user", "content": [{"type": "text", "text": "And?"}, {"type": "image"}]},
+    ]
+    requests = [
+        ask("Describe the picture.", some[:1]),
+        ask("Which is larger?", some[1:3]),
+        ask(conversation, some[3:]),
+        ask("How are you?"),
+    ]
+    random_parity.check(seed, LLAVA[name], requests)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "prompt"),
     [
@@ -126,8 +146,9 @@ def test_smolvlm(random_parity: RandomParity, seed: int, name: str):
         (kosmos2, {"max_position_embeddings": 32}, "<grounding> An image of"),
         (smolvlm, {"positions": 64}, "What is it?"),
         (gemma3, {"positions": 48}, "What is it?"),
+        (llava, {"positions": 64}, "What is it?"),
     ],
-    ids=["paligemma", "perception_lm", "kosmos2", "smolvlm", "gemma3"],
+    ids=["paligemma", "perception_lm", "kosmos2", "smolvlm", "gemma3", "llava"],
 )
 def test_an_answer_may_fill_the_last_position(
     tmp_path: Path, judge: Judge, threads: int, make: Callable[..., Path], options: dict[str, Any], prompt: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx_vlm.graphs.manifest import Grid, PixelScaling, Resize
+from onnx_vlm.graphs.manifest import Crop, Grid, PixelScaling, Resize
 from onnx_vlm.runtime.images.tiles import grid_of, tiles
 from PIL import Image
 
@@ -16,6 +16,17 @@ def test_tiles_are_scaled_and_normalised():
     assert made.shape == (1, 3, 14, 28)
     assert made.dtype == np.float32
     assert np.allclose(made[0, :, 5, 5], [-1, 1, -0.6])
+
+
+def test_the_middle_is_that_of_the_whole_image_resized():
+    values = np.random.default_rng(0).integers(0, 256, (31, 50, 3), np.uint8)
+    for resample in ("bicubic", "nearest"):
+        pixels = PixelScaling(resample, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        wide, tall = Image.fromarray(values), Image.fromarray(values.swapaxes(0, 1).copy())
+        middle = tiles(wide, Resize(40, 64, pixels))[..., 6:34, 16:47]
+        assert np.array_equal(tiles(wide, Crop(40, 28, 31, pixels)), middle)
+        middle = tiles(tall, Resize(64, 40, pixels))[..., 12:52, :]
+        assert np.array_equal(tiles(tall, Crop(40, 40, 40, pixels)), middle)
 
 
 def test_a_grid_has_its_tiles_row_by_row_and_the_whole_image_last():
