@@ -33,31 +33,39 @@ SIDE = 4  #: patches a side of an image of shapes
 IMAGE_SIZE = SIDE * PATCH_SIZE
 
 
-def build_processor(sentences: Iterable[str], side: int = SIDE) -> PaliGemmaProcessor:
+def build_processor(
+    sentences: Iterable[str], side: int = SIDE, patch_size: int = PATCH_SIZE, vocabulary: int = 400
+) -> PaliGemmaProcessor:
     """The real processor over a small Gemma tokenizer: special tokens and bytes first, `<loc>` and `<seg>` last.
 
     Args:
         sentences: what the tokenizer learns its words from.
         side: patches a side of an image.
+        patch_size: pixels a side of a patch.
+        vocabulary: tokens besides `<image>`, `<loc>` and `<seg>`.
     """
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256)), "\n"]
     plain = [" ".join(word for word in text.split() if "<loc" not in word) for text in sentences]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=first, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=first, show_progress=False)
     trained.train_from_iterator([*plain, "0123456789"], trainer)
     model = json.loads(trained.to_str())["model"]
     tokenizer = GemmaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<image>", normalized=False, special=True)]})
     tokenizer.image_token, tokenizer.image_token_id = "<image>", tokenizer.convert_tokens_to_ids("<image>")
-    size = side * PATCH_SIZE
+    size = side * patch_size
     images = SiglipImageProcessorPil(size={"height": size, "width": size}, image_seq_length=side**2)
     return PaliGemmaProcessor(images, tokenizer)
 
 
 def build_model(
-    processor: PaliGemmaProcessor, text: PreTrainedConfig, side: int = SIDE, layers: int = 4
+    processor: PaliGemmaProcessor,
+    text: PreTrainedConfig,
+    side: int = SIDE,
+    layers: int = 4,
+    patch_size: int = PATCH_SIZE,
 ) -> PaliGemmaForConditionalGeneration:
     """PaliGemma with all its parts, made small; its tower has `layers` and sees `side` x `side` patches."""
     vision = SiglipVisionConfig(
@@ -65,8 +73,8 @@ def build_model(
         intermediate_size=304,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        image_size=PATCH_SIZE * side,
-        patch_size=PATCH_SIZE,
+        image_size=patch_size * side,
+        patch_size=patch_size,
         vision_use_head=False,
     )
     text.vocab_size = 64 * math.ceil(len(processor.tokenizer) / 64)
