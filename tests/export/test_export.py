@@ -162,8 +162,8 @@ def edit_config(checkpoint: Path, **changes: object) -> None:
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
         (
-            lambda folder: edit_config(folder, model_type="llava"),
-            "'llava' is not supported; supported: idefics3, kosmos-2, paligemma, perception_lm, smolvlm",
+            lambda folder: edit_config(folder, model_type="unknown"),
+            "'unknown' is not supported; supported: colpali, gemma3, idefics3, kosmos-2, llava, paligemma, ",
         ),
         (lambda folder: (folder / TENSORS).unlink(), "only safetensors"),
         (lambda folder: (folder / TENSORS).write_bytes(b"no tensors"), TENSORS),
