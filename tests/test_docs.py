@@ -21,7 +21,7 @@ from helpers import REPOSITORY, run_command
 README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 #: languages of blocks: the first two are run
-LANGUAGES = {"python", "console", "text", "json", "yaml", "mermaid"}
+LANGUAGES = {"python", "console", "text", "json", "yaml", "toml", "mermaid"}
 BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 
 

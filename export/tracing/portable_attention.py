@@ -69,7 +69,10 @@ class WrittenCache(CachedAttention):
             rows = (torch.nn.functional.embedding(positions, table) for table in pair)
             tables[kind] = tuple(torch.cat([row, row], -1) for row in rows)
 
-        with replaced(rotary, forward=lambda *_, layer_type=None, **__: tables[layer_type]):
+        def rows_of(x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Any:
+            return tables[layer_type]
+
+        with replaced(rotary, forward=rows_of):
             yield
 
     def mask(self, sequence: int, window: int | None = None) -> torch.Tensor:

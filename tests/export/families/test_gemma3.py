@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,9 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens of prompts a scheduler ran at once, where it would run 5."""
     ran, append = [], HostRun.append
 
-    def noting(run: HostRun, row: int, embeds: np.ndarray) -> np.ndarray:
-        ran.append(len(embeds))
-        return append(run, row, embeds)
+    def noting(run: HostRun, first: int, rows: Sequence[np.ndarray]) -> np.ndarray:
+        ran.extend(map(len, rows))
+        return append(run, first, rows)
 
     monkeypatch.setattr(Pace, "tokens", lambda self, left, others: min(left, 5))
     monkeypatch.setattr(HostRun, "append", noting)
