@@ -137,6 +137,7 @@ def main() -> None:
     started = time.monotonic()
     train(model, processor, options.steps)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    model.config.vlm_config.name_or_path = ""  # the folder that the model began from, as this machine calls it
     model.to(torch.bfloat16).save_pretrained(options.output)
     processor.save_pretrained(options.output)
     saved = ColPaliForRetrieval.from_pretrained(options.output, dtype=torch.float32)
