@@ -12,7 +12,7 @@ from onnx_vlm.export import export_model
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inputs import Request
 from permutation import permuted
-from random_models import Row
+from random_rows import Row
 from source import TOLERANCE, Answer, Source, open_source, stage_errors
 
 NEW_TOKENS = 24

@@ -17,8 +17,9 @@ from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.inference.device_cache import Device
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import verify
-from random_models import KOSMOS2, PALIGEMMA, PERCEPTION_LM, SMOLVLM, Row, perception_lm
+from random_models import perception_lm
 from random_parity import RandomParity
+from random_rows import KOSMOS2, PALIGEMMA, PERCEPTION_LM, SMOLVLM, Row
 from source import TOLERANCE, Source, ask, open_source, stage_errors
 from test_mask_decoder import published
 from test_random_parity import pictures

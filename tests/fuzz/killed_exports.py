@@ -129,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: a fork of a process with its threads may hang
     with tempfile.TemporaryDirectory() as name:
-        from random_models import PALIGEMMA
+        from random_rows import PALIGEMMA
 
         make, settings = PALIGEMMA["smallest"]
         checkpoint = make(Path(name) / "checkpoint", seed=0, **settings)

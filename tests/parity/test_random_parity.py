@@ -12,21 +12,9 @@ from judge import Judge
 from onnx_vlm.export import export_model
 from onnx_vlm.runtime import InputError, load
 from PIL import Image
-from random_models import (
-    GEMMA3,
-    KOSMOS2,
-    LLAVA,
-    PALIGEMMA,
-    PERCEPTION_LM,
-    SMOLVLM,
-    gemma3,
-    kosmos2,
-    llava,
-    paligemma,
-    perception_lm,
-    smolvlm,
-)
+from random_models import gemma3, kosmos2, llava, paligemma, perception_lm, smolvlm
 from random_parity import RandomParity
+from random_rows import GEMMA3, KOSMOS2, LLAVA, PALIGEMMA, PERCEPTION_LM, SMOLVLM
 from source import ask, open_source
 
 

@@ -19,7 +19,7 @@ from onnx_vlm.runtime import late_interaction, load
 from onnx_vlm.runtime.images.tiles import tiles
 from onnx_vlm.runtime.text.prompt import Prompts
 from PIL import Image
-from random_models import COLPALI
+from random_rows import COLPALI
 from source import TOLERANCE, relative_error
 from transformers import AutoProcessor, ColPaliForRetrieval, ColPaliProcessor
 

@@ -24,8 +24,9 @@ from onnx_vlm.runtime.scheduling import Scheduler
 from onnx_vlm.runtime.scheduling.pace import Pace
 from onnx_vlm.runtime.verify import verify
 from published_processors import SCALED, assert_same_pixels, noise
-from random_models import GEMMA3, gemma3
+from random_models import gemma3
 from random_parity import RandomParity
+from random_rows import GEMMA3
 from source import ask, open_source
 from test_random_parity import pictures
 from transformers import AutoProcessor
