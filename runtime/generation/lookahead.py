@@ -30,8 +30,8 @@ HOPED, TRUST = 0.6, 3.0  #: the share of guessed ids that are right at first, an
 class Ahead(Protocol):
     """A run of one answer that may get ahead of what has been chosen."""
 
-    def run_each(self, ids: Sequence[int]) -> np.ndarray:
-        """Run `ids` (tokens,) as the next ones of the only row; returns the logits (tokens, vocab) after each."""
+    def run_each(self, ids: Sequence[int], kept: int) -> np.ndarray:
+        """Run `ids` as the next ones of the only row; the logits (kept, vocab) after each of the last `kept`."""
 
     def forget(self, tokens: int) -> None:
         """Drop the last `tokens` tokens of the only row."""
@@ -132,14 +132,13 @@ class GuessedStep:
     def __init__(self, run: Ahead, guesses: Guesses, advance: Advance, room: int) -> None:
         ids = ids_of(advance)
         guesses.extend(ids)
-        self._run, self._guesses, self._start = run, guesses, len(ids)
+        self._run, self._guesses, self._right = run, guesses, 0
         self._guess = guesses.next(room - len(ids))
-        self._logits = run.run_each([*ids, *self._guess])
-        self._right = 0
+        self._logits = run.run_each([*ids, *self._guess], kept=1 + len(self._guess))
 
     @property
     def logits(self) -> np.ndarray:
-        return self._logits[self._start + self._right - 1 :][:1]
+        return self._logits[self._right :][:1]
 
     def guessed(self, advance: Advance) -> bool:
         """Whether the ids that `advance` asks for were guessed, so that `logits` are now those after them."""

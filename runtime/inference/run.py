@@ -83,10 +83,11 @@ class HostRun:
             self.cache.bind(self._binding)
         return logits[:, 0]
 
-    def run_each(self, ids: Sequence[int]) -> np.ndarray:
-        """Run `ids` (tokens,) as the next ones of the only row; returns the logits (tokens, vocab) after each."""
-        inputs = self.cache.extend(np.array([len(ids)]))
-        logits = self._run(self._binding, inputs, self._embed_tokens(np.array([ids])), np.arange(len(ids))[None])
+    def run_each(self, ids: Sequence[int], kept: int) -> np.ndarray:
+        """Run `ids` as the next ones of the only row; the logits (kept, vocab) after each of the last `kept`."""
+        count = len(ids)
+        inputs, indices = self.cache.extend(np.array([count])), np.arange(count - kept, count)[None]
+        logits = self._run(self._binding, inputs, self._embed_tokens(np.array([ids])), indices)
         if self.cache.advance():
             self.cache.bind(self._binding)
         return logits[0]

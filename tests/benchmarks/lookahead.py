@@ -89,10 +89,10 @@ def seconds(
     steps = 0
 
     def counted(method):
-        def call(*arguments):
+        def call(*arguments, **named):
             nonlocal steps
             steps += 1
-            return method(*arguments)
+            return method(*arguments, **named)
 
         return call
 

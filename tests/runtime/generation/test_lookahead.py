@@ -30,17 +30,16 @@ class Recited:
         return np.roll(self._likely[len(self.held) % self._period], self.held[-1])[None]
 
     def step(self, rows: np.ndarray, ids: np.ndarray, before: dict[int, Sequence[int]]) -> np.ndarray:
-        self.run_each([*before.get(0, ()), *ids])
-        return self.logits()
+        return self.run_each([*before.get(0, ()), *ids], kept=1)
 
-    def run_each(self, ids: Sequence[int]) -> np.ndarray:
+    def run_each(self, ids: Sequence[int], kept: int) -> np.ndarray:
         assert len(self.held) + len(ids) <= ROOM, "there is room for no more"
         self.steps += 1
         after = []
         for token in ids:
             self.held.append(int(token))
             after.append(self.logits())
-        return np.concatenate(after)
+        return np.concatenate(after[-kept:])
 
     def forget(self, tokens: int) -> None:
         self.held = self.held[: len(self.held) - tokens]
