@@ -9,7 +9,7 @@ import numpy as np
 
 from ..graphs.manifest import Manifest
 from .generation.strategy import Answer
-from .grounding.formats import BoxFormat
+from .grounding.formats import BoxFormat, NoBoxes
 from .grounding.locations import filled
 from .grounding.types import Grounded, Mask
 from .inference.engine import Engine
@@ -54,12 +54,12 @@ class Assembly:
 
     def generation(self, answers: list[Answer], encoded: EncodedRequest) -> Generation:
         """The best answer to a request, with the others as its alternatives."""
-        best, *others = [self._one(answer, encoded) for answer in answers]
+        regions = Regions(self._prompts, self._boxes, self._engine, encoded)
+        best, *others = [self._one(answer, encoded, regions) for answer in answers]
         return dataclasses.replace(best, alternatives=others)
 
-    def _one(self, answer: Answer, encoded: EncodedRequest) -> Generation:
-        ids = answer.ids
-        grounded = read_boxes(ids, encoded, self._prompts, self._boxes)
+    def _one(self, answer: Answer, encoded: EncodedRequest, regions: Regions) -> Generation:
+        ids, grounded = answer.ids, regions(answer.ids)
         stopped = ids[-1] in self._manifest.generation.eos_token_ids or (
             self._reader.stops is not None and self._reader.stops(ids)
         )
@@ -69,7 +69,7 @@ class Assembly:
             finish_reason="stop" if stopped else "length",
             prompt_tokens=len(encoded.prompt.ids),
             boxes=grounded.boxes,
-            masks=self._drawn(grounded.masks, encoded.size),
+            masks=grounded.masks,
             caption=grounded.caption,
             entities=grounded.entities,
             score=answer.score,
@@ -77,18 +77,40 @@ class Assembly:
             timings=self._timings,
         )
 
-    def _drawn(self, masks: list[Mask], size: tuple[int, int] | None) -> list[Mask]:
-        """The masks of an answer, with pixels if the bundle can make them."""
-        if not masks or size is None or not self._engine.draws_masks:
-            return masks
-        shapes = self._engine.masks(np.array([mask.codes for mask in masks], np.int64))
-        return [filled(mask, shape, *size) for mask, shape in zip(masks, shapes)]
+
+class Regions:
+    """Reads what answers to one request say of regions, complete or not. The pixels of a mask are computed once.
+
+    Args:
+        prompts, boxes, engine: those of the pipeline.
+        encoded: the request.
+    """
+
+    def __init__(self, prompts: Prompts, boxes: BoxFormat, engine: Engine, encoded: EncodedRequest) -> None:
+        self._prompts, self._boxes, self._engine, self._size = prompts, boxes, engine, encoded.size
+        self._before: list[int] = []  # ids in front of an answer that are read with it
+        if boxes.reads_prompt:
+            is_image = np.flatnonzero(encoded.prompt.is_image)
+            self._before = encoded.prompt.ids[is_image[-1] + 1 if len(is_image) else 0 :].tolist()
+        self._drawn: dict[tuple[float, ...], np.ndarray | None] = {}  # pixels by codes and edges
+
+    def __call__(self, ids: list[int]) -> Grounded:
+        """Boxes, masks and entities in the ids of an answer; masks have pixels if the bundle can make them."""
+        if isinstance(self._boxes, NoBoxes):
+            return Grounded()
+        grounded = self._boxes.read(self._prompts.decode([*self._before, *ids]), self._size)
+        if self._size is None or not self._engine.draws_masks:
+            return grounded
+        new = {key: mask for mask in grounded.masks if (key := _shape_of(mask)) not in self._drawn}
+        if new:
+            shapes = self._engine.masks(np.array([mask.codes for mask in new.values()], np.int64))
+            for (key, mask), shape in zip(new.items(), shapes):
+                self._drawn[key] = filled(mask, shape, *self._size).pixels
+        masks = [dataclasses.replace(mask, pixels=self._drawn[_shape_of(mask)]) for mask in grounded.masks]
+        return dataclasses.replace(grounded, masks=masks)
 
 
-def read_boxes(ids: list[int], encoded: EncodedRequest, prompts: Prompts, boxes: BoxFormat) -> Grounded:
-    """The boxes of an answer, complete or not."""
-    if boxes.reads_prompt:
-        is_image = np.flatnonzero(encoded.prompt.is_image)
-        text_start = is_image[-1] + 1 if len(is_image) else 0
-        ids = [*encoded.prompt.ids[text_start:], *ids]
-    return boxes.read(prompts.decode(ids), encoded.size)
+def _shape_of(mask: Mask) -> tuple[float, ...]:
+    """All of a mask but its label."""
+    box = mask.box
+    return (*mask.codes, box.xmin, box.ymin, box.xmax, box.ymax)

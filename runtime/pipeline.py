@@ -17,13 +17,13 @@ import numpy as np
 from ..graphs import InputError, contract, manifest
 from ..graphs.sampling import show
 from . import inputs
-from .assembly import Assembly, EncodedRequest, read_boxes
+from .assembly import Assembly, EncodedRequest, Regions
 from .generation import scoring, strategy
 from .generation.lookahead import Earlier, Guesses, drive_ahead
 from .generation.steps import Chosen, Steps, drive
 from .grounding.constraints import Constraints
 from .grounding.formats import box_format
-from .grounding.types import Box, PhraseBoxes
+from .grounding.types import PhraseBoxes
 from .inference.engine import Engine
 from .inference.image_embeddings import ImageEmbeddingCache
 from .inference.run import Logits, Run
@@ -201,11 +201,9 @@ class Pipeline:
         assembly = Assembly(self.manifest, self.prompts, self.boxes, self.engine, reader, timings)
         return [assembly.generation(*row) for row in zip(answers, encoded)]
 
-    def boxes_so_far(self, ids: list[int], encoded: EncodedRequest) -> list[Box]:
-        """The boxes in the beginning of an answer."""
-        if self.manifest.grounding is None:
-            return []
-        return read_boxes(ids, encoded, self.prompts, self.boxes).boxes
+    def regions(self, encoded: EncodedRequest) -> Regions:
+        """Reads what answers to a request say of regions."""
+        return Regions(self.prompts, self.boxes, self.engine, encoded)
 
     def score(self, encoded: EncodedRequest, candidates: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of given answers to a request: those of each one's ids, and at last that of its end."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from ...graphs import GenerationError
 from ..generation.logprobs import TokenLogprob
 from ..generation.steps import Chosen
-from ..grounding.types import Box
+from ..grounding.types import Grounded
 from ..results import Generation, Score
 from ..text.detokenize import Reader
 from ..text.stable_text import StableText
@@ -26,15 +26,15 @@ class Piece:
         text: text that no later token changes; it may be empty. The pieces of an answer together are its text.
         token_ids: the new ids.
         logprobs: of each of these ids, if `top_logprobs` asks for them.
-        boxes: all boxes of the answer so far, in pixels of the first image, if this step changed them. The label of
-            the last one may go on.
+        grounded: all boxes, masks and entities of the answer so far, as in `Generation`, if this step changed them. The
+            label of the last one may go on.
     """
 
     index: int
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprob] | None = None
-    boxes: list[Box] | None = None
+    grounded: Grounded | None = None
 
 
 #: What a request ends with.
@@ -127,15 +127,15 @@ class Texts:
     Args:
         reader: reads the answers' text.
         answers: how many there are.
-        boxes: returns the boxes in the ids of an answer so far.
+        grounded: reads the ids of an answer so far.
     """
 
-    def __init__(self, reader: Reader, answers: int, boxes: Callable[[list[int]], list[Box]]) -> None:
+    def __init__(self, reader: Reader, answers: int, grounded: Callable[[list[int]], Grounded]) -> None:
         self._texts = [StableText(reader) for _ in range(answers)]
         self._lengths = [0] * answers  # characters that are out
         self._ids: list[list[int]] = [[] for _ in range(answers)]
-        self._read_boxes = boxes
-        self._boxes: list[list[Box]] = [[] for _ in range(answers)]
+        self._read = grounded
+        self._grounded = [Grounded() for _ in range(answers)]
 
     def pieces(self, chosen: Sequence[Chosen]) -> Iterator[Piece]:
         """A piece for each answer that has new ids."""
@@ -145,15 +145,16 @@ class Texts:
             text = self._texts[index].add(ids)
             self._lengths[index] += len(text)
             noted = [token.logprob for token in tokens if token.logprob is not None]
-            yield Piece(index, text, ids, noted or None, self._new_boxes(index, ids))
+            yield Piece(index, text, ids, noted or None, self._changed(index, ids))
 
-    def _new_boxes(self, index: int, ids: list[int]) -> list[Box] | None:
+    def _changed(self, index: int, ids: list[int]) -> Grounded | None:
+        """What an answer says of regions, if it says something new; a caption that goes on is not."""
         self._ids[index] += ids
-        boxes = self._read_boxes(self._ids[index])
-        if boxes == self._boxes[index]:
+        before, now = self._grounded[index], self._read(self._ids[index])
+        if (before.boxes, before.masks) == (now.boxes, now.masks):
             return None
-        self._boxes[index] = boxes
-        return boxes
+        self._grounded[index] = now
+        return now
 
     def rest(self, generation: Generation) -> Iterator[Piece]:
         """A piece for each answer whose text is longer than its pieces."""

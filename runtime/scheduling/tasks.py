@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from ..assembly import EncodedRequest, Regions
 from ..generation.lookahead import Earlier, Guesses
 from ..generation.steps import Chosen, Steps
-from ..grounding.types import Box
+from ..grounding.types import Grounded
 from ..inference.run import Logits
 from ..inputs import Request
 from ..options import Settings
-from ..pipeline import EncodedRequest, Pipeline
+from ..pipeline import Pipeline
 from ..results import Generation, Score, StageTimer
 from ..text.prompt import EncodedPrompt
 from .answer_stream import Piece, Result, Texts
@@ -57,14 +58,16 @@ class Generate:
         self.copies = settings.copies
         self.timer = StageTimer()
         self._reader = pipeline.new_reader(settings)
-        self._texts = Texts(self._reader, settings.num_return_sequences, self._boxes) if pieces else None
+        self._texts = Texts(self._reader, settings.num_return_sequences, self._grounded) if pieces else None
         self._encoded: EncodedRequest | None = None
         self.guesses: Guesses | None = None
+        self._regions: Regions
         self.search: Callable[[Logits], Steps[Any]]
 
     def encode(self, max_tokens: int) -> EncodedPrompt:
         self.timer.lap("queue")
         self._encoded = self._pipeline.encode(self._request)
+        self._regions = self._pipeline.regions(self._encoded)
         prompt = self._encoded.prompt
         new_tokens = room(self._pipeline, prompt, self._settings.max_new_tokens, max_tokens)
         settings = dataclasses.replace(self._settings, max_new_tokens=new_tokens)
@@ -77,9 +80,8 @@ class Generate:
     def pieces(self, chosen: Sequence[Chosen]) -> Iterator[Piece]:
         return iter(()) if self._texts is None else self._texts.pieces(chosen)
 
-    def _boxes(self, ids: list[int]) -> list[Box]:
-        assert self._encoded is not None
-        return self._pipeline.boxes_so_far(ids, self._encoded)
+    def _grounded(self, ids: list[int]) -> Grounded:
+        return self._regions(ids)
 
     def finish(self, value: Any) -> tuple[list[Piece], Generation]:
         assert self._encoded is not None

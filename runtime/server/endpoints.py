@@ -192,10 +192,10 @@ class _Chunks:
 
     def of_piece(self, piece: Piece) -> list[dict[str, Any]]:
         """The chunk of a piece; none if it has nothing to tell."""
-        if not piece.text and not piece.logprobs and piece.boxes is None:
+        if not piece.text and not piece.logprobs and piece.grounded is None:
             return []
-        drawn = {} if piece.boxes is None else {"onnx_vlm": {"boxes": piece.boxes}}
-        delta = self._delta(piece.index, content=piece.text, **drawn)
+        found = {} if piece.grounded is None else {"onnx_vlm": piece.grounded}
+        delta = self._delta(piece.index, content=piece.text, **found)
         return [self._completion.chunk(piece.index, delta, piece.logprobs)]
 
     def of_end(self, answer: Generation, usage: bool) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ export class Exchange {
   constructor(question, kind, scale) {
     this.question = question;
     this.text = "";
+    this.since = ""; // text that came after the caption
     this.grounding = {};
     this.regions = regions({}, scale);
     [this.kind, this.scale] = [kind, scale];
@@ -48,7 +49,9 @@ export class Exchange {
   /** Add text, and what can be read of boxes by now. */
   add(text, grounding) {
     this.text += text;
+    this.since += text;
     if (grounding) {
+      this.since = "";
       this.grounding = grounding;
       this.regions = regions(grounding, this.scale);
       if (shownExchange === this) showRegions(this.regions);
@@ -69,7 +72,7 @@ export class Exchange {
     const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80; // not scrolled back by the reader
     const parts = [];
     if (this.kind === "locations" && boxes.length) parts.push(summary(boxes), list(boxes));
-    else if (phrases.length) parts.push(this.prose(caption));
+    else if (phrases.length) parts.push(this.prose(caption + this.since));
     else {
       const text = this.kind === "locations" ? withoutTags(this.text) : this.text;
       if (text.trim()) parts.push(node("p", "prose", text.trim()));

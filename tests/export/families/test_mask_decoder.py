@@ -16,7 +16,9 @@ from helpers import CHECKPOINT, CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
 from onnx_vlm.graphs import BundleError, CheckpointError, contract, manifest
 from onnx_vlm.runtime import draw, load
+from onnx_vlm.runtime.inputs import Request
 from onnx_vlm.runtime.providers.load_options import LoadOptions
+from onnx_vlm.runtime.scheduling import Scheduler
 from onnx_vlm.runtime.verify import verify
 from PIL import Image
 from torch.nn.functional import conv2d, pad
@@ -153,6 +155,26 @@ def test_an_answer_with_codes_has_masks_of_the_whole_picture(drawing: Path, bund
     found = [mask for one in (answer, *answer.alternatives) for mask in one.masks]
     assert found
     assert all(mask.pixels is None and len(mask.codes) == 16 for mask in found)
+
+
+def test_masks_come_while_answers_go_on(drawing: Path):
+    """Each with its pixels; ids come after it."""
+    picture = shapes.draw(shapes.scene(shapes.HELD_OUT), 320, 240)
+    options = {"constrain": "boxes", "do_sample": True, "temperature": 1e4, "max_new_tokens": 24, "seed": 0}
+    with Scheduler(load(drawing, threads=1), max_rows=12) as scheduler:
+        request = Request("segment cat", [picture], [], None)
+        stream = scheduler.submit(request, num_return_sequences=12, **options)
+        pieces = list(stream)
+    answers = [stream.generation, *stream.generation.alternatives]
+    assert any(answer.masks for answer in answers)
+    for index, answer in enumerate(answers):
+        own = [piece for piece in pieces if piece.index == index]
+        told = [piece.grounded.masks for piece in own if piece.grounded and piece.grounded.masks]
+        if answer.masks:
+            assert told[-1] == answer.masks
+            assert np.array_equal(told[0][0].pixels, answer.masks[0].pixels)
+            first = next(place for place, piece in enumerate(own) if piece.grounded and piece.grounded.masks)
+            assert any(piece.token_ids for piece in own[first + 1 :])
 
 
 def test_the_command_prints_masks_as_run_lengths(drawing: Path, tmp_path: Path):

@@ -398,7 +398,7 @@ def test_a_listener_is_told_of_pieces_and_then_of_the_end(vlm: VLM):
     assert "".join(piece.text for piece in pieces) == generation.text
     assert [token for piece in pieces for token in piece.token_ids] == generation.token_ids
     assert [note for piece in pieces for note in piece.logprobs or ()] == generation.logprobs
-    told = [piece.boxes for piece in pieces if piece.boxes is not None]
+    told = [piece.grounded.boxes for piece in pieces if piece.grounded is not None]
     assert not generation.boxes or told[-1] == generation.boxes
 
 

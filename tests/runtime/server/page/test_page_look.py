@@ -123,6 +123,25 @@ def test_masks_are_drawn_where_their_pixels_are(page: Page, drawn: Path):
     assert canvas == image
 
 
+def test_a_caption_goes_on_behind_the_phrases_that_it_has(page: Page, drawn: Path):
+    """A canned answer, stopped in the middle."""
+    found = {
+        "boxes": [{"label": "a ball", "xmin": 25.0, "ymin": 15.0, "xmax": 75.0, "ymax": 65.0}],
+        "masks": [],
+        "caption": "An image of a ball",
+    }
+    found["entities"] = [{"label": "a ball", "start": 12, "end": 18, "boxes": found["boxes"]}]
+    deltas = [{"content": "a ball"}, {"content": "", "onnx_vlm": found}, {"content": " and"}, {"content": " a cat"}]
+    events = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.select_option("#models", "kosmos2")
+    drop(page, drawn)
+    ask(page, "<grounding>An image of")
+    assert page.locator(".prose").inner_text() == "An image of a ball and a cat"
+    assert page.locator(".phrase").all_inner_texts() == ["a ball"]
+
+
 def test_the_policy_forbids_scripts_styles_and_other_servers(page: Page):
     page.expected = "Content Security Policy"
     blocked = page.evaluate(
