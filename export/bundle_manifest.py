@@ -97,7 +97,7 @@ def read_template(source: Checkpoint, recipe: Recipe) -> str | None:
     """
     if not isinstance(recipe.prompt, manifest.ChatPrompt):
         return None
-    text = source.chat_template() or ""
+    text = recipe.chat_template or source.chat_template() or ""
     try:
         template = chat_template.Template(text, recipe.prompt.special_tokens)
         conversation = template.render(chat_template.conversation(recipe.examples[0], images=1, videos=0))

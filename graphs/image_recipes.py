@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,30 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Crops:
+    """An image becomes one tile, as by `Resize`; a long one is also cut into parts, each of which becomes a tile.
+
+    An image is cut across if its longer side is `ratio` times its shorter or more. The number of parts is the ratio of
+    the sides, rounded, or how often `smallest` pixels fit into the longer side if that is less; at least 2 and at most
+    `most`. The parts are equal but for the last, which may be shorter. An image is not cut if a side of a part would
+    have less than `smallest` pixels.
+    """
+
+    kind: Literal["crops"] = field(default="crops", init=False)
+    height: int
+    width: int
+    pixels: PixelScaling
+    smallest: int
+    most: int
+    ratio: float
+
+    @property
+    def most_tiles(self) -> int:
+        """The most tiles of an image, with the whole image."""
+        return 1 + self.most
+
+
+@dataclass(frozen=True)
 class Tiles:
     """An image becomes a thumbnail of one tile, then the tiles of a canvas that suits its aspect ratio, row by row.
 
@@ -97,9 +121,20 @@ class Grid:
         return 1 + side * side if side > 1 else 1
 
 
+ImageRecipe: TypeAlias = "Resize | Crop | Crops | Tiles | Grid"
+
+
 @dataclass(frozen=True)
 class Video:
-    """A video is sampled evenly to `frames` frames, a shorter one is used whole; each frame becomes one tile."""
+    """A video is sampled to at most `frames` frames, and each of them becomes one tile.
+
+    Where `rate` is null, frames are taken evenly, and a shorter video is used whole. If not, `rate` frames a second are
+    taken, evenly from the first frame to the last. Of a video with more than `frames` * `rate` seconds besides, the
+    first and the last `margin` seconds are left out. Where a video is given as frames, these are taken as if `rate`
+    were null.
+    """
 
     frames: int
     tile: Resize
+    rate: float | None = None
+    margin: float = 0.0

@@ -15,11 +15,13 @@ from typing import Literal
 from . import contract, manifest_checks, migrations, shape_profile, strict_json
 from .contract import GraphSpec
 from .errors import BundleError
-from .image_recipes import Crop, Grid, PixelScaling, Resize, Tiles, Video
+from .image_recipes import Crop, Crops, Grid, ImageRecipe, PixelScaling, Resize, Tiles, Video
 from .loss import Loss, VectorLoss
 from .recipes import (
     ChatPrompt,
+    CropTexts,
     Embedding,
+    FrameTexts,
     GenerationDefaults,
     LocationTokens,
     PatchTokens,
@@ -34,10 +36,14 @@ __all__ = [
     "FORMAT",
     "ChatPrompt",
     "Crop",
+    "CropTexts",
+    "Crops",
     "Embedding",
     "File",
+    "FrameTexts",
     "GenerationDefaults",
     "Grid",
+    "ImageRecipe",
     "LocationTokens",
     "Loss",
     "Manifest",
@@ -117,7 +123,7 @@ class Manifest:
     graphs: dict[str, GraphSpec]
     profiles: dict[str, shape_profile.Profile]
     cache: Literal["in_place", "copied"]
-    image: Resize | Crop | Tiles | Grid
+    image: ImageRecipe
     video: Video | None
     prompt: TextPrompt | ChatPrompt
     embedding: Embedding

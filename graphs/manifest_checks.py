@@ -13,7 +13,6 @@ from .precision import PRECISIONS
 if TYPE_CHECKING:
     from .image_recipes import Resize
     from .manifest import Manifest
-    from .recipes import TileNames
 
 EDGES = ("xmax", "xmin", "ymax", "ymin")
 #: Ranks of the tensors that each graph begins with, inputs and outputs.
@@ -28,7 +27,7 @@ MAX_ID = 1 << 31
 MAX_TILES = 1000
 
 #: the name of a number, its value, its least and its largest allowed value
-Bound = tuple[str, int, int, int]
+Bound = tuple[str, float, int, int]
 
 
 def problems(manifest: Manifest, folder: Path) -> list[str]:
@@ -90,11 +89,18 @@ def _bounds(manifest: Manifest) -> Iterator[Bound]:
         yield "image.longest_edge", image.longest_edge, 1, max(image.size, 1) * int(MAX_TILES**0.5)
     elif image.kind == "crop":
         yield "image.shortest_edge", image.shortest_edge, max(image.height, image.width), MAX_SIDE
+    elif image.kind == "crops":
+        yield "image.smallest", image.smallest, 1, MAX_SIDE
+        yield "image.most", image.most, 1, MAX_TILES
+        yield "image.ratio", image.ratio, 1, MAX_SIDE
     for name, resized in _resized(manifest).items():
         if resized.longest_edge is not None:
             yield f"{name}.longest_edge", resized.longest_edge, 1, MAX_SIDE
     if video is not None:
         yield "video.frames", video.frames, 1, 10_000
+        yield "video.margin", video.margin, 0, 3600
+        if video.rate is not None:
+            yield "video.rate", video.rate, 0, 1000
     yield "prompt.image_token_id", prompt.image_token_id, 0, MAX_ID
     if prompt.kind == "chat":
         if prompt.video_token_id is not None:
@@ -148,8 +154,8 @@ def _values(manifest: Manifest) -> Iterator[str]:
         if 0 in recipe.pixels.std:
             yield f"{name}.pixels.std: {recipe.pixels.std} has a 0, by which levels are divided"
     yield from (f"generation.defaults: {problem}" for problem in manifest.generation.defaults.problems())
-    if manifest.prompt.kind == "chat" and manifest.prompt.tiles is not None:
-        yield from _names(manifest.prompt.tiles, manifest.prompt.image)
+    if manifest.prompt.kind == "chat":
+        yield from (f"prompt.{problem}" for problem in manifest.prompt.problems())
     grounding = manifest.grounding
     if grounding is None:
         return
@@ -159,14 +165,6 @@ def _values(manifest: Manifest) -> Iterator[str]:
         yield from _templates({"token": grounding.token, "code": grounding.code})
     else:
         yield from _templates({"token": grounding.token})
-
-
-def _names(tiles: TileNames, image: str) -> Iterator[str]:
-    for name, text in vars(tiles).items():
-        if image in text or len(text) > 256:
-            yield f"prompt.tiles.{name}: {text!r:.60} has the placeholder in it, or more than 256 characters"
-    if not re.fullmatch(r"[^{}]*\{row\}[^{}]*\{column\}[^{}]*", tiles.tile):
-        yield f"prompt.tiles.tile: {tiles.tile!r:.60} does not take a row and a column, as '<{{row}}, {{column}}>' does"
 
 
 def _templates(texts: dict[str, str]) -> Iterator[str]:
@@ -179,7 +177,7 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
     """Sizes that contradict each other."""
     *_, height, width = manifest.graphs[contract.VISION_ENCODER].inputs[0].shape
     recipe = manifest.image
-    whole = recipe.kind in ("resize", "crop")
+    whole = recipe.kind in ("resize", "crop", "crops")
     tiles = {"image": (recipe.height, recipe.width) if whole else (recipe.size, recipe.size)}
     tiles |= {name: (resized.height, resized.width) for name, resized in _resized(manifest).items()}
     for name, (rows, columns) in tiles.items():
@@ -218,12 +216,16 @@ def _prompt_at_odds(manifest: Manifest) -> Iterator[str]:
     prompt = manifest.prompt
     if prompt.kind != "chat":
         return
-    if (prompt.video is None) != (prompt.video_token_id is None):
-        yield "prompt.video_token_id: must be null where prompt.video is, and not elsewhere"
+    if (prompt.video is None or prompt.frames is not None) != (prompt.video_token_id is None):
+        yield "prompt.video_token_id: must be null where prompt.video is or prompt.frames is not, and not elsewhere"
+    if prompt.frames is not None and (manifest.video is None or len(prompt.frames.numbers) < manifest.video.frames):
+        yield f"prompt.frames.numbers: {len(prompt.frames.numbers)}, one for each of video.frames is expected"
     if manifest.video is not None and prompt.video is None:
         yield "prompt.video: missing, although there is a recipe for videos"
     if manifest.image.kind == "tiles" and prompt.tiles is not None:
         yield "prompt.tiles: names tiles of a grid, and image is of the kind 'tiles'"
+    if (manifest.image.kind == "crops") != (prompt.crops is not None):
+        yield "prompt.crops: must be there where image is of the kind 'crops', and not elsewhere"
 
 
 def _files(manifest: Manifest, folder: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import BundleError
 
 #: The format that an export writes. It changes with every new field, so that an older version says that it is too old.
-FORMAT = 9
+FORMAT = 10
 OLDEST = 7
 
 Data = dict[str, Any]
@@ -33,7 +33,15 @@ def _from_8(data: Data) -> Data:
     return data
 
 
-STEPS: dict[int, Callable[[Data], Data]] = {7: _from_7, 8: _from_8}
+def _from_9(data: Data) -> Data:
+    """Format 10 has videos of which so many frames a second are taken, and frames whose times stand in the prompt.
+
+    It also has long images that are cut into parts, and the texts around these. All new fields may be absent.
+    """
+    return data
+
+
+STEPS: dict[int, Callable[[Data], Data]] = {7: _from_7, 8: _from_8, 9: _from_9}
 
 
 def migrate(data: Any, path: Path) -> Data:

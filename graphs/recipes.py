@@ -6,6 +6,8 @@ Each class describes one behaviour and becomes an object in manifest.json. Where
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,6 +61,55 @@ class TileNames:
     whole: str
     end: str
 
+    def problems(self, image: str) -> Iterator[str]:
+        """A sentence for each text that cannot be used around the placeholder `image`."""
+        yield from _unusable(vars(self), image)
+        if not re.fullmatch(r"[^{}]*\{row\}[^{}]*\{column\}[^{}]*", self.tile):
+            yield f"tile: {self.tile!r:.60} does not take a row and a column, as '<{{row}}, {{column}}>' does"
+
+
+@dataclass(frozen=True)
+class FrameTexts:
+    """What stands around the placeholders of a video's frames in a prompt.
+
+    First `intro`, formatted with `frames`, which is an entry of `numbers`, and with `duration` (h:mm:ss). Then, for
+    each frame, `frame`, formatted with `time` (mm:ss), and what a prompt has for an image of one tile. Last `end`.
+
+    Attributes:
+        numbers: one, two, and so on, in words.
+    """
+
+    intro: str
+    frame: str
+    end: str
+    numbers: tuple[str, ...]
+
+    def problems(self, image: str) -> Iterator[str]:
+        """A sentence for each text that cannot be used around the placeholder `image`."""
+        texts = {name: text for name, text in vars(self).items() if name != "numbers"}
+        yield from _unusable(texts | {f"numbers.{at}": word for at, word in enumerate(self.numbers)}, image)
+        if not re.fullmatch(r"[^{}]*\{frames\}[^{}]*\{duration\}[^{}]*", self.intro):
+            yield f"intro: {self.intro!r:.60} does not take frames and a duration, as '{{frames}} of {{duration}}' does"
+        if not re.fullmatch(r"[^{}]*\{time\}[^{}]*", self.frame):
+            yield f"frame: {self.frame!r:.60} does not take a time, as 'at {{time}}' does"
+
+
+@dataclass(frozen=True)
+class CropTexts:
+    """What stands around the tiles of an image that is also cut into parts.
+
+    First `before` and the whole image, then `between` and the parts, with `separator` between two of them. The whole
+    image and each part are written as an image of one tile is.
+    """
+
+    before: str
+    between: str
+    separator: str
+
+    def problems(self, image: str) -> Iterator[str]:
+        """A sentence for each text that cannot be used around the placeholder `image`."""
+        yield from _unusable(vars(self), image)
+
 
 @dataclass(frozen=True)
 class ChatPrompt:
@@ -68,7 +119,10 @@ class ChatPrompt:
     `video` and `video_token_id` are null where the model takes no videos.
 
     Attributes:
+        frames: what stands around the placeholders of a video's frames, which are those of images; the template writes
+            `video` once for a video, and `video_token_id` is null. If this is null, nothing stands around them.
         tiles: what stands around the placeholders of an image's tiles; null if nothing does.
+        crops: what stands around the tiles of an image that is cut into parts; null if nothing does.
         system: what the template takes as the content of a system's message: a text, or a list of parts.
         written: what the template writes for an image in place of `image`; null if it writes `image` itself.
         image_start, image_end: what stands around the placeholders of an image.
@@ -82,6 +136,8 @@ class ChatPrompt:
     video: str | None = None
     video_token_id: int | None = None
     tiles: TileNames | None = None
+    frames: FrameTexts | None = None
+    crops: CropTexts | None = None
     system: Literal["text", "parts"] = "text"
     written: str | None = None
     image_start: str = ""
@@ -92,6 +148,18 @@ class ChatPrompt:
     def image_mark(self) -> str:
         """What the template writes for an image."""
         return self.written or self.image
+
+    def problems(self) -> Iterator[str]:
+        """A sentence for each text around placeholders that cannot be used."""
+        for name, texts in (("tiles", self.tiles), ("frames", self.frames), ("crops", self.crops)):
+            if texts is not None:
+                yield from (f"{name}.{problem}" for problem in texts.problems(self.image))
+
+
+def _unusable(texts: dict[str, str], image: str) -> Iterator[str]:
+    for name, text in texts.items():
+        if image in text or len(text) > 256:
+            yield f"{name}: {text!r:.60} has the placeholder in it, or more than 256 characters"
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,14 @@ class Media:
         images, videos: the tiles (tiles, 3, height, width) of each.
         size: width and height of the first image in pixels.
         grids: columns and rows of the tiles of each image, 0 and 0 where the recipe cuts no grid.
+        times: the second at which each frame of a video is shown, and how many seconds it lasts, for each video.
     """
 
     images: list[np.ndarray] = field(default_factory=list)
     videos: list[np.ndarray] = field(default_factory=list)
     size: tuple[int, int] | None = None
     grids: list[tuple[int, int]] = field(default_factory=list)
+    times: list[tuple[list[int], int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images) + len(self.videos)
@@ -63,7 +65,11 @@ class Media:
 
     def __add__(self, more: Media) -> Media:
         return Media(
-            self.images + more.images, self.videos + more.videos, self.size or more.size, self.grids + more.grids
+            self.images + more.images,
+            self.videos + more.videos,
+            self.size or more.size,
+            self.grids + more.grids,
+            self.times + more.times,
         )
 
 
@@ -174,7 +180,8 @@ def read(images: Sequence[ImageInput], videos: Sequence[VideoInput], manifest: M
         raise InputError(f"this model takes no videos, {len(videos)} given")
     media = Media()
     for film in videos:
-        media += Media(videos=[video.tiles(film, manifest.video, limits)])
+        sampled = video.frames(film, manifest.video, limits)
+        media += Media(videos=[video.tiles(sampled, manifest.video)], times=[(sampled.seconds, sampled.duration)])
         limits.check_image_tokens(media.tiles * manifest.tile_tokens, manifest.generation)
     for image in images:
         opened = reading.read(image, limits.max_pixels)

@@ -104,7 +104,8 @@ class Pipeline:
         inputs.check_answers(self.manifest)
         if bboxes is not None:
             prompt = self.boxes.with_boxes(prompt, bboxes)
-        return EncodedRequest(self.prompts.encode(prompt, about.images, about.videos, about.grids), about.size)
+        encoded = self.prompts.encode(prompt, about.images, about.videos, about.grids, about.times)
+        return EncodedRequest(encoded, about.size)
 
     def new_reader(self, settings: Settings) -> Reader:
         """A reader of one answer's text."""

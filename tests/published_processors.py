@@ -13,7 +13,7 @@ from helpers import CHECKPOINTS
 from onnx_vlm.export.checkpoint.checkpoint import Checkpoint
 from onnx_vlm.export.families import registry
 from onnx_vlm.export.families.registry import Recipe
-from onnx_vlm.graphs.manifest import Grid, Resize, Tiles
+from onnx_vlm.graphs.manifest import ImageRecipe
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -155,7 +155,7 @@ class Processor:
         path.write_text(json.dumps(settings))
 
 
-def assert_same_pixels(ours: np.ndarray, theirs: np.ndarray, recipe: Resize | Tiles | Grid) -> None:
+def assert_same_pixels(ours: np.ndarray, theirs: np.ndarray, recipe: ImageRecipe) -> None:
     """Every grey level the same; the values then differ by the rounding of one float32 operation."""
     std = np.asarray(recipe.pixels.std)[:, None, None]
     levels = np.abs(ours.astype(np.float64) - theirs) * std / recipe.pixels.rescale_factor

@@ -255,6 +255,7 @@ def gemma3(
     window: int = 8,
     pattern: int = 3,
     rope: dict[str, Any] | None = None,
+    crops: bool = False,
     **text: Any,
 ) -> Path:
     """Gemma 3, with the processor in `files`, on images of side x side patches; every `pattern`th layer is full."""
@@ -262,6 +263,11 @@ def gemma3(
     processor = AutoProcessor.from_pretrained(files)
     size, tokens = 14 * side, (side // pooling) ** 2
     processor.image_processor.size = {"height": size, "width": size}
+    if crops:
+        processor.image_processor.do_pan_and_scan = True
+        processor.image_processor.pan_and_scan_min_crop_size = 20
+        processor.image_processor.pan_and_scan_max_num_crops = 3
+        processor.image_processor.pan_and_scan_min_ratio_to_activate = 1.3
     tokenizer = processor.tokenizer
     processor = type(processor)(
         processor.image_processor, tokenizer, chat_template=processor.chat_template, image_seq_length=tokens
@@ -388,8 +394,9 @@ def smolvlm(
         processor = Idefics3Processor(
             Idefics3ImageProcessor(**sizes), processor.tokenizer, chat_template=processor.chat_template
         )
-    for name, value in sizes.items():
-        setattr(processor.image_processor, name, value)
+    for part in (processor.image_processor, None if idefics else processor.video_processor):
+        for name, value in sizes.items():
+            setattr(part, name, value) if part else None
     processor.image_processor.do_image_splitting = splits
     processor.image_seq_len = (tile // patch // scale) ** 2
     tokenizer = processor.tokenizer

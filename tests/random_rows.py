@@ -78,6 +78,7 @@ GEMMA3: dict[str, Row] = {
     "pooling that leaves a rest": (gemma3, {"side": 5, "pooling": 2, "vision_heads": 3}),
     "head of its own": (gemma3, {"tied": False, "vocab": 397, "attention_bias": True}),
     "soft-capping that is not used": (gemma3, {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "crops of long images": (gemma3, {"crops": True, "window": 40, "positions": 1024}),
     "448 pixels": (gemma3, {"side": 32, "pooling": 4, "window": 40, "positions": 1024}),
 }
 LLAVA: dict[str, Row] = {

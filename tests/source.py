@@ -189,8 +189,12 @@ class Gemma3Source(Source):
             content = [{"type": "image"}] * len(request.images) + [{"type": "text", "text": request.prompt}]
             messages = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        images = [request.images] if request.images else None
-        return dict(self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt"))
+        media, settings = {}, self.processor.image_processor
+        if request.images:
+            media["images"] = [request.images]
+        if request.images and settings.do_pan_and_scan:  # the processor cuts only if it is called with these
+            media |= {name: getattr(settings, name) for name in vars(settings) if "pan_and_scan" in name}
+        return dict(self.processor(text=[text], **media, add_special_tokens=False, return_tensors="pt"))
 
     @torch.inference_mode()
     def stages(self, request: Request) -> dict[str, np.ndarray]:
@@ -245,11 +249,11 @@ class SmolVLMSource(Source):
     def inputs(self, request: Request) -> dict[str, torch.Tensor]:
         messages = request.prompt
         if isinstance(messages, str):
-            content = [{"type": "image"}] * len(request.images) + [{"type": "text", "text": request.prompt}]
-            messages = [{"role": "user", "content": content}]
+            media = [{"type": "image"}] * len(request.images) + [{"type": "video"}] * len(request.videos)
+            messages = [{"role": "user", "content": [*media, {"type": "text", "text": request.prompt}]}]
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        images = [request.images] if request.images else None
-        inputs = dict(self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt"))
+        media = {"images": [request.images]} if request.images else {"videos": list(request.videos) or None}
+        inputs = dict(self.processor(text=[text], **media, add_special_tokens=False, return_tensors="pt"))
         assert inputs.pop("pixel_attention_mask", torch.ones(1)).all(), "tiles are whole"
         return inputs
 

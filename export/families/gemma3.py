@@ -8,6 +8,8 @@ the text config says: transformers' modules leave those settings unused.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -22,6 +24,14 @@ from .registry import ModelParts, Recipe
 START, IMAGE_TOKEN, END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
 DEFAULT_SIDE, DEFAULT_RESAMPLE = 224, 2  # those of the image processor's class
 DEFAULT_TOKENS = 256  # as the processor's class has it
+CROP_DEFAULTS = {
+    "pan_and_scan_min_crop_size": 256,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+CROP_TEXTS = manifest.CropTexts(
+    "Here is the original image ", " and here are some crops to help you see better ", separator=" "
+)
 
 
 class VisionEncoder(torch.nn.Module):
@@ -94,7 +104,8 @@ def source_inputs(
     processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=False)
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return dict(processor(text=text, images=[image], add_special_tokens=False, return_tensors="pt"))
+    crops = _crop_settings(checkpoint)
+    return dict(processor(text=text, images=[image], add_special_tokens=False, return_tensors="pt", **crops))
 
 
 def recipe(checkpoint: Checkpoint) -> Recipe:
@@ -102,13 +113,14 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     parsed = parse(Gemma3Config, checkpoint.config)
     text, side = parsed.text_config, parsed.vision_config.image_size
     settings = checkpoint.processor("image")
-    if settings.get("do_pan_and_scan"):
-        settings.refuse("do_pan_and_scan", "false: images are not cut into crops")
     image = image_processor.resize(settings | {"resample": settings.get("resample", DEFAULT_RESAMPLE)}, DEFAULT_SIDE)
     if (image.height, image.width) != (side, side):
         raise CheckpointError(
             f"the image processor resizes to {image.height} x {image.width}, config.json has an image_size of {side}"
         )
+    if crops := _crop_settings(checkpoint):
+        smallest, most, ratio = (crops[name] for name in CROP_DEFAULTS)
+        image = manifest.Crops(side, side, image.pixels, smallest, most, ratio)
     if checkpoint.chat_template() is None:
         raise CheckpointError(f"{checkpoint.folder} has no {contract.CHAT_TEMPLATE}; save it there with AutoProcessor")
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
@@ -122,8 +134,26 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
             written=START,
             image_start=f"\n\n{START}",
             image_end=f"{END}\n\n",
+            crops=CROP_TEXTS if crops else None,
         ),
         embedding=manifest.Embedding(scale=float(np.float32(text.hidden_size**0.5)), ahead=True),
         max_positions=text.max_position_embeddings,
         eos_token_id=text.eos_token_id,
     )
+
+
+def _crop_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The options of transformers' processor that cut long images into crops; none if they are not to be cut.
+
+    The processor itself cuts only if it is called with these; to an export, the image processor's settings say it.
+    """
+    settings = checkpoint.processor("image")
+    if settings.get("do_pan_and_scan") is None or not settings.flag("do_pan_and_scan", False):
+        return {}
+    smallest, most, ratio = CROP_DEFAULTS
+    return {
+        "do_pan_and_scan": True,
+        smallest: settings.integer(smallest, CROP_DEFAULTS[smallest]),
+        most: settings.integer(most, CROP_DEFAULTS[most]),
+        ratio: CROP_DEFAULTS[ratio] if settings.get(ratio) is None else settings.number(ratio, 0),
+    }

@@ -64,10 +64,11 @@ class Recipe:
         examples: prompts for one image, with which the bundle is compared to the source model; queries, where it makes
             vectors.
         eos_token_id: ends an answer where generation_config.json names no token that does.
+        chat_template: takes the place of the checkpoint's.
     """
 
     examples: tuple[str, ...]
-    image: manifest.Resize | manifest.Crop | manifest.Tiles | manifest.Grid
+    image: manifest.ImageRecipe
     prompt: manifest.TextPrompt | manifest.ChatPrompt
     embedding: manifest.Embedding
     max_positions: int
@@ -75,6 +76,7 @@ class Recipe:
     video: manifest.Video | None = None
     grounding: manifest.LocationTokens | manifest.PatchTokens | None = None
     vectors: manifest.Vectors | None = None
+    chat_template: str | None = None
 
 
 class Family(Protocol):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import num2words  # noqa: F401 (transformers' processor needs it: an absent one is named before anything is built)
 import numpy as np
 import torch
+from num2words import num2words
 from PIL import Image
 from transformers import (
     AutoProcessor,
@@ -22,6 +22,7 @@ from transformers import (
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+from transformers.models.smolvlm import processing_smolvlm
 
 from ...graphs import CheckpointError, contract, manifest
 from ..checkpoint import image_processor
@@ -35,7 +36,7 @@ CLASSES = {
     "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
 }
-IMAGE_TOKEN, AROUND = "<image>", "<fake_token_around_image>"
+IMAGE_TOKEN, VIDEO_MARK, AROUND = "<image>", "<video>", "<fake_token_around_image>"
 NAMES = manifest.TileNames(
     tile=AROUND + "<row_{row}_col_{column}>",
     row_end="\n",
@@ -45,6 +46,12 @@ NAMES = manifest.TileNames(
 )
 DEFAULT_TILE, LANCZOS = 364, 1
 LONGEST_EDGE = 4096  #: the image processor resizes images again that are larger than this
+SKIPPED_SECONDS = 1  #: of a long video at either end, as the video processor's `sample_frames` has it
+HAS_VIDEO = (
+    "{%- set _media = namespace(video=false) %}{%- for message in messages if message['content'] is not string %}"
+    "{%- for part in message['content'] if part['type'] == 'video' %}{%- set _media.video = true %}{%- endfor %}"
+    "{%- endfor %}{%- if _media.video %}"
+)
 
 
 class VisionEncoder(torch.nn.Module):
@@ -147,7 +154,8 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     """How these models take images and prompts; see `Family.recipe`."""
     parsed, _ = _parsed(checkpoint)
     text = parsed.text_config
-    if checkpoint.chat_template() is None:
+    template, video = checkpoint.chat_template(), _video(checkpoint)
+    if template is None:
         raise CheckpointError(f"{checkpoint.folder} has no {contract.CHAT_TEMPLATE}; save it there with AutoProcessor")
     checkpoint.expect_token(IMAGE_TOKEN, parsed.image_token_id)
     return Recipe(
@@ -158,8 +166,12 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
             image=IMAGE_TOKEN,
             image_token_id=parsed.image_token_id,
             tiles=NAMES,
+            video=VIDEO_MARK if video else None,
+            frames=_frame_texts(video.frames) if video else None,
             system="parts",
         ),
+        video=video,
+        chat_template=_either(processing_smolvlm.DEFAULT_CHAT_TEMPLATE, template) if video else None,
         embedding=manifest.Embedding(scale=1.0),
         max_positions=text.max_position_embeddings,
         eos_token_id=text.eos_token_id,
@@ -178,6 +190,46 @@ def _image(settings: Settings, tile: int) -> manifest.Grid | manifest.Resize:
     if settings.flag("do_image_splitting", True):
         return manifest.Grid(tile, longest, pixels)
     return manifest.Resize(tile, tile, pixels, longest)
+
+
+def _video(checkpoint: Checkpoint) -> manifest.Video | None:
+    """The recipe of the video processor, None where there is none that says how many frames to take."""
+    settings = checkpoint.processor("video") or checkpoint.processor("image")
+    older = settings.section("video_sampling")
+    frames, rate = older.get("max_frames", settings.get("num_frames")), older.get("fps", settings.get("fps"))
+    if checkpoint.config["model_type"] != "smolvlm" or frames is None or rate is None:
+        return None
+    settings |= {"num_frames": frames, "fps": rate, "size": older.get("video_size", settings.get("size"))}
+    tile = settings.section("max_image_size").integer("longest_edge", DEFAULT_TILE)
+    if tile != _tile_side(checkpoint):
+        settings.refuse("max_image_size", f"a longest_edge of {_tile_side(checkpoint)}, as images have it")
+    longest = min(settings.section("size").integer("longest_edge", 4 * DEFAULT_TILE), LONGEST_EDGE)
+    pixels = image_processor.pixels(settings | {"resample": settings.get("resample", LANCZOS)}, (0.5,) * 3, (0.5,) * 3)
+    return manifest.Video(
+        frames=settings.integer("num_frames", 1),
+        tile=manifest.Resize(tile, tile, pixels, longest),
+        rate=settings.number("fps", 1),
+        margin=SKIPPED_SECONDS,
+    )
+
+
+def _either(of_videos: str, of_others: str) -> str:
+    """A template that writes conversations with a video by the first, as transformers does, and others by the second.
+
+    A newline behind a block is none of the text, and one at the end of a template neither.
+    """
+    first, second = (template.removesuffix("\n") for template in (of_videos, of_others))
+    return f"{HAS_VIDEO}\n{first}{{% else %}}\n{second}{{% endif %}}"
+
+
+def _frame_texts(frames: int) -> manifest.FrameTexts:
+    """The texts around at most so many frames, as transformers' processor has them."""
+    return manifest.FrameTexts(
+        intro=processing_smolvlm.DEFAULT_VIDEO_INTRO.format(frame_count="{frames}", video_duration="{duration}"),
+        frame=processing_smolvlm.FRAME_TIMESTAMP_MESSAGE.format(timestamp="{time}"),
+        end=processing_smolvlm.DEFAULT_MEDIA_OUTTRO,
+        numbers=tuple(num2words(number) for number in range(1, frames + 1)),
+    )
 
 
 def _tile_side(checkpoint: Checkpoint) -> int:

@@ -142,6 +142,8 @@ def _behaviour(manifest: Manifest) -> Table:
     image, generation = manifest.image, manifest.generation
     if image.kind == "tiles":
         table.add_row("images", f"thumbnail and up to {image.max_tiles} tiles of {image.size} x {image.size}")
+    elif image.kind == "crops":
+        table.add_row("images", f"{image.height} x {image.width}, and up to {image.most} parts of long ones")
     elif image.kind == "grid":
         tiles = image.most_tiles - 1
         added = f", and a grid of up to {tiles} tiles" if tiles else ""

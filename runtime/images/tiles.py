@@ -9,11 +9,11 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from ...graphs.manifest import Crop, Grid, PixelScaling, Resize, Tiles
+from ...graphs.manifest import Crop, Crops, Grid, ImageRecipe, PixelScaling, Resize, Tiles
 from .resize import resize
 
 
-def tiles(image: Image.Image, recipe: Resize | Crop | Tiles | Grid) -> np.ndarray:
+def tiles(image: Image.Image, recipe: ImageRecipe) -> np.ndarray:
     """The tiles of an RGB image, (tiles, 3, height, width) of float32.
 
     Raises:
@@ -29,6 +29,10 @@ def tiles(image: Image.Image, recipe: Resize | Crop | Tiles | Grid) -> np.ndarra
         return normalise(np.concatenate([thumbnail[None], cut(whole, recipe.size)]), recipe.pixels)
     if isinstance(recipe, Crop):
         return normalise(_middle(planes, recipe)[None], recipe.pixels)
+    if isinstance(recipe, Crops):
+        parts = [planes, *([plane[part] for plane in planes] for part in _parts(*image.size, recipe))]
+        resized = [resize(part, recipe.height, recipe.width, resample) for part in parts]
+        return normalise(np.stack(resized), recipe.pixels)
     if recipe.longest_edge is not None:
         planes = resize(planes, *scaled(*image.size, recipe.longest_edge)[::-1], resample)
     if isinstance(recipe, Resize):
@@ -62,7 +66,7 @@ def scaled(width: int, height: int, longest: int) -> tuple[int, int]:
     return max(shorter + shorter % 2, 1), longest
 
 
-def grid_of(width: int, height: int, recipe: Resize | Crop | Tiles | Grid) -> tuple[int, int]:
+def grid_of(width: int, height: int, recipe: ImageRecipe) -> tuple[int, int]:
     """Columns and rows of the tiles that an image of `width` x `height` pixels is cut into; 0 and 0 if it is not.
 
     The arithmetic is that of the image processor in transformers, so that the same side is rounded in the same way.
@@ -88,6 +92,22 @@ def _middle(planes: Sequence[np.ndarray], recipe: Crop) -> np.ndarray:
     top, left = (height - recipe.height) // 2, (width - recipe.width) // 2
     part = slice(top, top + recipe.height), slice(left, left + recipe.width)
     return resize(planes, height, width, recipe.pixels.resample, part)
+
+
+def _parts(width: int, height: int, recipe: Crops) -> list[tuple[slice, slice]]:
+    """Rows and columns of the parts that an image is cut into, none if it is not.
+
+    The arithmetic is that of the image processor in transformers.
+    """
+    longer, shorter = max(width, height), min(width, height)
+    if longer / shorter < recipe.ratio:
+        return []
+    count = min(recipe.most, max(2, min(longer // recipe.smallest, math.floor(longer / shorter + 0.5))))
+    length = math.ceil(longer / count)
+    if min(length, shorter) < recipe.smallest:
+        return []
+    cuts = [slice(start, start + length) for start in range(0, longer, length)]
+    return [(slice(None), cut) if width >= height else (cut, slice(None)) for cut in cuts]
 
 
 def normalise(levels: np.ndarray, pixels: PixelScaling) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -29,8 +29,47 @@ CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 VideoInput: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray"
 
 
-def tiles(video: VideoInput, recipe: Video, limits: Limits | None = None) -> np.ndarray:
-    """The sampled frames of a video as tiles, (frames, 3, height, width) of float32.
+#: Frames a second of a video that is given as frames, as processors in transformers assume.
+USUAL_RATE = 24.0
+SLOWEST_RATE = 1e-3  #: a file that names less, or nothing, is taken as one of the usual rate
+
+
+class Sampled(NamedTuple):
+    """Frames of a video, RGB; the second at which each is shown, and how many seconds the video lasts, rounded down."""
+
+    frames: list[Image.Image]
+    seconds: list[int]
+    duration: int
+
+
+def tiles(sampled: Sampled, recipe: Video) -> np.ndarray:
+    """The frames of a video as tiles, (frames, 3, height, width) of float32."""
+    return np.concatenate([tiles_of_image(frame, recipe.tile) for frame in sampled.frames])
+
+
+def sample_in_time(total: int, rate: float, recipe: Video) -> list[int]:
+    """Which of `total` frames to take, of a video that shows `rate` a second.
+
+    The arithmetic is that of the video processor in transformers, so that the same frames are taken.
+    """
+    if recipe.rate is None:
+        return sample(total, recipe.frames)
+    duration = total / rate
+    count = max(1, min(round(recipe.rate * duration), recipe.frames))
+    first, last = 0, total - 1
+    if recipe.margin > 0 and duration - 2 * recipe.margin > recipe.frames * recipe.rate:
+        inner = int(recipe.margin * rate), min(int(total - recipe.margin * rate), last)
+        first, last = inner if inner[0] < inner[1] else (first, last)
+    return np.unique(np.linspace(first, last, count, dtype=int)).tolist()
+
+
+def sample(total: int, count: int) -> list[int]:
+    """Which of `total` frames to take: `count` of them, evenly, or all if there are no more."""
+    return [index * total // count for index in range(count)] if total > count else list(range(total))
+
+
+def frames(video: VideoInput, recipe: Video, limits: Limits | None = None) -> Sampled:
+    """The frames of a video that a recipe takes.
 
     Args:
         video: the path of a file, the bytes of one, the path of a folder with an image a frame (in the order of their
@@ -41,26 +80,15 @@ def tiles(video: VideoInput, recipe: Video, limits: Limits | None = None) -> np.
         InputError: if there is no such file, it is damaged, has no frames, too many or too large ones, or the array has
             another shape or dtype.
     """
-    sampled = frames(video, recipe.frames, limits or Limits())
-    return np.concatenate([tiles_of_image(frame, recipe.tile) for frame in sampled])
-
-
-def sample(total: int, count: int) -> list[int]:
-    """Which of `total` frames to take: `count` of them, evenly, or all if there are no more."""
-    return [index * total // count for index in range(count)] if total > count else list(range(total))
-
-
-def frames(video: VideoInput, count: int, limits: Limits | None = None) -> list[Image.Image]:
-    """At most `count` frames of a video, RGB. Arguments and errors are those of `tiles`."""
     limits = limits or Limits()
     if isinstance(video, np.ndarray):
         if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
             raise InputError(
                 f"a video given as an array is (frames, height, width, 3) of uint8, not {video.shape} of {video.dtype}"
             )
-        return [read(video[index], limits.max_pixels) for index in sample(len(video), count)]
+        return _given(video, recipe.frames, limits)
     if isinstance(video, bytes):
-        return _decoded(io.BytesIO(video), f"the {len(video)} bytes given", count, limits)
+        return _decoded(io.BytesIO(video), f"the {len(video)} bytes given", recipe, limits)
     if not isinstance(video, (str, os.PathLike)):
         raise InputError(f"a video is a path, bytes or a uint8 array, not {type(video).__name__}")
     path = existing(video, "video")
@@ -68,12 +96,19 @@ def frames(video: VideoInput, count: int, limits: Limits | None = None) -> list[
         files = sorted((file for file in path.iterdir() if _is_image(file)), key=_by_number) if path.is_dir() else None
         if files is None:
             with path.open("rb") as file:
-                return _decoded(file, str(path), count, limits)
+                return _decoded(file, str(path), recipe, limits)
     except OSError as error:
         raise InputError(f"{path}: the video cannot be read: {error_text(error)}") from None
     if not files:
         raise InputError(f"{path} has no images in it; a folder given as a video has an image a frame")
-    return [read(files[index], limits.max_pixels) for index in sample(len(files), count)]
+    return _given(files, recipe.frames, limits)
+
+
+def _given(images: Sequence[Path] | np.ndarray, count: int, limits: Limits) -> Sampled:
+    """At most `count` of the frames that a video is given as."""
+    chosen = sample(len(images), count)
+    taken = [read(images[index], limits.max_pixels) for index in chosen]
+    return Sampled(taken, [int(index / USUAL_RATE) for index in chosen], int((len(images) - 1) / USUAL_RATE))
 
 
 def _is_image(file: Path) -> bool:
@@ -84,7 +119,7 @@ def _by_number(file: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
 
-def _decoded(file: BinaryIO, name: str, count: int, limits: Limits) -> list[Image.Image]:
+def _decoded(file: BinaryIO, name: str, recipe: Video, limits: Limits) -> Sampled:
     try:
         import av
     except ImportError:
@@ -96,7 +131,7 @@ def _decoded(file: BinaryIO, name: str, count: int, limits: Limits) -> list[Imag
         with av.open(file, options=options, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise InputError(f"{name}: the file has no video in it")
-            return _sampled(container, name, count, limits)
+            return _sampled(container, name, recipe, limits)
     except InputError:
         raise
     except Exception as error:  # decoders raise errors of many kinds
@@ -105,7 +140,7 @@ def _decoded(file: BinaryIO, name: str, count: int, limits: Limits) -> list[Imag
         ) from error
 
 
-def _sampled(container: InputContainer, name: str, count: int, limits: Limits) -> list[Image.Image]:
+def _sampled(container: InputContainer, name: str, recipe: Video, limits: Limits) -> Sampled:
     stream = container.streams.video[0]
     check_size(stream.width, stream.height, name, limits.max_pixels)
     # Some formats do not store the number of frames: count them then.
@@ -116,11 +151,14 @@ def _sampled(container: InputContainer, name: str, count: int, limits: Limits) -
             " it, or a folder with the frames that matter"
         )
     container.seek(0)
-    indices = sample(total, count)
+    rate = float(stream.average_rate or 0)
+    rate = rate if rate > SLOWEST_RATE else USUAL_RATE
+    indices = sample_in_time(total, rate, recipe)
     taken = [_image(frame, name, limits) for frame in _at(container.decode(video=0), indices)]
     if not taken:
         raise InputError(f"{name}: the video has no frames")
-    return taken
+    # Some files promise more frames than they have.
+    return Sampled(taken, [int(index / rate) for index in indices[: len(taken)]], int(total / rate))
 
 
 def _at(decoded: Iterator[VideoFrame], indices: list[int]) -> Iterator[VideoFrame]:

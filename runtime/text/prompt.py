@@ -16,6 +16,7 @@ from ...graphs import BundleError, InputError, contract
 from ...graphs.manifest import ChatPrompt, TextPrompt, Vectors
 from . import chat_template
 from .detokenize import Detokenizer
+from .media_texts import MediaTexts
 
 PromptInput: TypeAlias = "str | Sequence[chat_template.Message]"
 
@@ -60,7 +61,7 @@ class Prompts:
         self.detokenizer = Detokenizer(self.tokenizer, isinstance(format, TextPrompt) and format.clean_up_spaces)
         self._expect_token(format.image, format.image_token_id, "image_token_id")
         if isinstance(format, ChatPrompt):
-            if format.video is not None:
+            if format.video is not None and format.video_token_id is not None:
                 self._expect_token(format.video, format.video_token_id, "video_token_id")
             path = folder / contract.CHAT_TEMPLATE
             try:
@@ -75,18 +76,21 @@ class Prompts:
         images: Sequence[np.ndarray],
         videos: Sequence[np.ndarray] = (),
         grids: Sequence[tuple[int, int]] = (),
+        times: Sequence[tuple[Sequence[int], int]] = (),
     ) -> EncodedPrompt:
         """Encode a prompt about images and videos, each given by its tiles (tiles, 3, height, width).
 
         Args:
             grids: columns and rows of the grid of tiles of each image, 0 and 0 for an image of one tile. They are
                 needed where the prompt names tiles.
+            times: the second at which each frame of a video is shown, and the video's length in seconds, for each
+                video. They are needed where the prompt names times.
 
         Raises:
             InputError: for more or fewer images than the model takes, or a prompt with placeholders of its own.
         """
         if isinstance(self.format, ChatPrompt):
-            return self._chat(prompt, images, videos, grids, self.format)
+            return self._chat(prompt, images, videos, grids, times, self.format)
         if videos:
             raise InputError(f"this model takes no videos, {len(videos)} given")
         if not isinstance(prompt, str):
@@ -135,6 +139,7 @@ class Prompts:
         images: Sequence[np.ndarray],
         videos: Sequence[np.ndarray],
         grids: Sequence[tuple[int, int]],
+        times: Sequence[tuple[Sequence[int], int]],
         format: ChatPrompt,
     ) -> EncodedPrompt:
         if videos and format.video is None:
@@ -142,11 +147,13 @@ class Prompts:
         messages = chat_template.conversation(prompt, len(images), len(videos), format.system == "parts")
         text = self._template.render(messages)
         grids = grids or [(0, 0)] * len(images)
-        texts = [self._image_text(*image, format) for image in zip(images, grids, strict=True)]
+        write = MediaTexts(format, self._tile_tokens)
+        texts = [write.image(len(image), grid) for image, grid in zip(images, grids, strict=True)]
         waiting = {format.image_mark: zip(images, texts)}
         if format.video is not None:
-            repeated = [format.video * len(video) * self._tile_tokens for video in videos]
-            waiting[format.video] = zip(videos, repeated)
+            times = times or [((), 0)] * len(videos)
+            texts = [write.video(len(video), *of_video) for video, of_video in zip(videos, times, strict=True)]
+            waiting[format.video] = zip(videos, texts)
         tiles: list[np.ndarray] = []
         # The template chooses where placeholders stand; each takes the next image or video of its kind.
         pieces = re.split(f"({'|'.join(map(re.escape, waiting))})", text)
@@ -169,20 +176,6 @@ class Prompts:
         if is_image.sum() != sum(map(len, tiles)) * self._tile_tokens:
             raise InputError(f"the prompt has {format.image} in it; placeholders are added for what is given")
         return EncodedPrompt(ids, is_image, ids, tiles)
-
-    def _image_text(self, tiles: np.ndarray, grid: tuple[int, int], format: ChatPrompt) -> str:
-        """The placeholders of an image's tiles, and what stands around them."""
-        placeholders, names = format.image * self._tile_tokens, format.tiles
-        if names is None:
-            return format.image_start + placeholders * len(tiles) + format.image_end
-        columns, rows = grid
-        assert len(tiles) == 1 + columns * rows, f"{len(tiles)} tiles, a grid of {columns} x {rows}"
-        lines = [
-            "".join(names.tile.format(row=row, column=column) + placeholders for column in range(1, columns + 1))
-            for row in range(1, rows + 1)
-        ]
-        cut = "".join(line + names.row_end for line in lines) + names.grid_end if lines else ""
-        return cut + names.whole + placeholders + names.end
 
     def _expect_token(self, token: str, token_id: int, name: str) -> None:
         if self.tokenizer.token_to_id(token) != token_id:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from onnx_vlm.runtime.images.video import frames
+from onnx_vlm.graphs.manifest import PixelScaling, Resize, Video
+from onnx_vlm.runtime.images import video
 from onnx_vlm.runtime.limits import Limits
 
 from .campaign import Files, Target, write
@@ -19,6 +20,7 @@ from .mutations import damage
 WAYS = {"mp4": "mpeg4", "mov": "mjpeg", "mkv": "mpeg4", "avi": "mpeg4", "ts": "mpeg2video", "flv": "flv", "gif": "gif"}
 MAX_PIXELS = 1 << 20
 COUNT = 4
+RECIPE = Video(COUNT, Resize(8, 8, PixelScaling("bilinear", 1.0, (0.0,) * 3, (1.0,) * 3)), rate=5.0)
 
 
 @lru_cache
@@ -54,15 +56,16 @@ def _expected(ending: str) -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"video.{ending}"
         path.write_bytes(originals()[ending])
-        return [frame.tobytes() for frame in frames(path, COUNT)]
+        return [frame.tobytes() for frame in video.frames(path, RECIPE).frames]
 
 
 def run(files: Files, folder: Path) -> str:
     """Any frames are an answer: damaged bytes may be other pixels, and fewer frames."""
     write(files, folder)
     (name,) = files
-    taken = frames(folder / name, COUNT, Limits(max_pixels=MAX_PIXELS))
-    assert 1 <= len(taken) <= COUNT, len(taken)
+    sampled = video.frames(folder / name, RECIPE, Limits(max_pixels=MAX_PIXELS))
+    taken = sampled.frames
+    assert 1 <= len(taken) == len(sampled.seconds) <= COUNT, sampled.seconds
     assert all(frame.mode == "RGB" for frame in taken)
     return "same" if [frame.tobytes() for frame in taken] == _expected(Path(name).suffix[1:]) else "other pixels"
 

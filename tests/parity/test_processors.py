@@ -172,6 +172,10 @@ def test_published_numbers_of_tiles(published: Callable[[str], Processor]):
     assert_same_pixels(tiles_of_image(noise(450, 500), one.behaviour.image), theirs, one.behaviour.image)
 
 
+def video_tiles(given: video.VideoInput, recipe: Video) -> np.ndarray:
+    return video.tiles(video.frames(given, recipe), recipe)
+
+
 def test_videos_as_files_arrays_and_folders(published: Callable[[str], Processor], tmp_path: Path):
     one = published(PERCEPTION_LM)
     processor, recipe = one.source.video_processor, one.behaviour.video
@@ -180,7 +184,7 @@ def test_videos_as_files_arrays_and_folders(published: Callable[[str], Processor
     path = write_film(tmp_path / "film.mp4")
     frames, _ = load_video(str(path), num_frames=7, backend="pyav")
     theirs = processor(videos=frames, return_tensors="np")
-    ours = video.tiles(path, recipe)
+    ours = video_tiles(path, recipe)
     assert_same_pixels(ours, np.asarray(theirs["pixel_values_videos"][0]), recipe.tile)
 
     array = np.random.default_rng(0).integers(0, 256, (12, 33, 70, 3), np.uint8)
@@ -194,9 +198,9 @@ def test_videos_as_files_arrays_and_folders(published: Callable[[str], Processor
         videos=array, video_metadata=[metadata], num_frames=7, do_sample_frames=True, return_tensors="np"
     )
     for given in (array, folder, str(folder)):
-        assert_same_pixels(video.tiles(given, recipe), np.asarray(theirs["pixel_values_videos"][0]), recipe.tile)
+        assert_same_pixels(video_tiles(given, recipe), np.asarray(theirs["pixel_values_videos"][0]), recipe.tile)
     whole = processor(videos=array[:7], return_tensors="np")["pixel_values_videos"][0]
-    assert_same_pixels(video.tiles(array[:7], Video(32, recipe.tile)), np.asarray(whole), recipe.tile)
+    assert_same_pixels(video_tiles(array[:7], Video(32, recipe.tile)), np.asarray(whole), recipe.tile)
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))

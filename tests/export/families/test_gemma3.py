@@ -22,6 +22,7 @@ from onnx_vlm.runtime.inference.run import HostRun
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.scheduling import Scheduler
 from onnx_vlm.runtime.scheduling.pace import Pace
+from onnx_vlm.runtime.text.prompt import Prompts
 from onnx_vlm.runtime.verify import verify
 from published_processors import SCALED, assert_same_pixels, noise
 from random_models import gemma3
@@ -117,15 +118,62 @@ def test_the_portable_target(random_parity: RandomParity):
     random_parity.check(7, GEMMA3["window shorter than an image"], requests, target="portable")
 
 
+def write_config(folder: Path, image_size: int) -> None:
+    """A config.json beside a processor's files, and weights that nobody reads."""
+    token = AutoProcessor.from_pretrained(folder).tokenizer.image_token_id
+    config = {"model_type": "gemma3", "image_token_index": token, "vision_config": {"image_size": image_size}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").touch()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {
+            "pan_and_scan_min_crop_size": 40,
+            "pan_and_scan_max_num_crops": 3,
+            "pan_and_scan_min_ratio_to_activate": 1.5,
+        },
+    ],
+    ids=["as the processor has it", "others"],
+)
+def test_long_images_are_cut_into_crops(tmp_path: Path, settings: dict[str, Any]):
+    for path in (CHECKPOINTS / "gemma3").iterdir():
+        if path.suffix in (".json", ".jinja"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    written = json.loads((tmp_path / "processor_config.json").read_text())
+    written["image_processor"] |= {"do_pan_and_scan": True, **settings}
+    (tmp_path / "processor_config.json").write_text(json.dumps(written))
+    write_config(tmp_path, 56)
+    processor, recipe = AutoProcessor.from_pretrained(tmp_path), family.recipe(Checkpoint(tmp_path))
+    prompts = Prompts(tmp_path, recipe.prompt, 16)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    numbers = set()
+    for size in ((1, 1), (300, 1400), (1000, 300), (513, 300), (613, 511), (512, 613), (60, 2000), (2000, 97)):
+        theirs = processor(
+            text=text,
+            images=[noise(*size)],
+            add_special_tokens=False,
+            do_pan_and_scan=True,
+            return_tensors="np",
+            **settings,
+        )
+        ours = tiles(read(noise(*size)), recipe.image)
+        assert_same_pixels(ours, theirs["pixel_values"], recipe.image)
+        assert prompts.encode(messages, [ours]).ids.tolist() == theirs["input_ids"][0].tolist(), size
+        numbers.add(len(ours))
+    assert numbers == {1, 3, 4} if settings else numbers == {1, 3, 4, 5}
+
+
 def test_images_of_the_published_size(tmp_path: Path):
     for path in (CHECKPOINTS / "gemma3").glob("*token*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "chat_template.jinja").write_bytes((CHECKPOINTS / "gemma3" / "chat_template.jinja").read_bytes())
     (tmp_path / "processor_config.json").write_text(json.dumps(PROCESSOR))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(IMAGES))
-    token = AutoProcessor.from_pretrained(tmp_path).tokenizer.image_token_id
-    config = {"model_type": "gemma3", "image_token_index": token, "vision_config": {"image_size": 896}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_config(tmp_path, 896)
     (tmp_path / "model.safetensors").touch()
     recipe = family.recipe(Checkpoint(tmp_path)).image
     processor = AutoProcessor.from_pretrained(tmp_path).image_processor
@@ -137,7 +185,7 @@ def test_images_of_the_published_size(tmp_path: Path):
 @pytest.mark.parametrize(
     ("file", "keys", "value", "said"),
     [
-        ("processor_config.json", ("image_processor", "do_pan_and_scan"), True, "do_pan_and_scan is True; give false"),
+        ("processor_config.json", ("image_processor", "do_pan_and_scan"), "yes", "do_pan_and_scan is 'yes'; give true"),
         ("processor_config.json", ("image_seq_length",), 256, "16 embeddings by mm_tokens_per_image"),
         ("config.json", ("mm_tokens_per_image",), 5000, "has 0 embeddings by mm_tokens_per_image"),
         ("config.json", ("text_config", "use_bidirectional_attention"), True, "only causal text is supported"),

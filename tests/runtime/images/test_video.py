@@ -11,10 +11,16 @@ import pytest
 from helpers import write_film
 from onnx_vlm.graphs.manifest import PixelScaling, Resize, Video
 from onnx_vlm.runtime import InputError, Limits
-from onnx_vlm.runtime.images.video import frames, sample, tiles
+from onnx_vlm.runtime.images import video as videos
+from onnx_vlm.runtime.images.video import sample, sample_in_time, tiles
 from PIL import Image
 
 RECIPE = Video(3, Resize(14, 28, PixelScaling("bicubic", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))))
+
+
+def frames(video: videos.VideoInput, count: int, limits: Limits | None = None) -> list[Image.Image]:
+    """At most `count` frames, taken evenly."""
+    return videos.frames(video, Video(count, RECIPE.tile), limits).frames
 
 
 def test_frames_are_taken_evenly():
@@ -25,9 +31,22 @@ def test_frames_are_taken_evenly():
 
 
 def test_each_frame_is_a_tile():
-    video = np.full((9, 20, 30, 3), 255, np.uint8)
-    assert tiles(video, RECIPE).shape == (3, 3, 14, 28)
-    assert (tiles(video, RECIPE) == 1).all()
+    taken = tiles(videos.frames(np.full((9, 20, 30, 3), 255, np.uint8), RECIPE), RECIPE)
+    assert taken.shape == (3, 3, 14, 28)
+    assert (taken == 1).all()
+
+
+def test_frames_are_taken_in_time():
+    recipe = Video(4, RECIPE.tile, rate=1.0, margin=1.0)
+    assert sample_in_time(10, 25.0, recipe) == [0]
+    assert sample_in_time(75, 25.0, recipe) == [0, 37, 74]
+    assert sample_in_time(150, 25.0, recipe) == [0, 49, 99, 149]  # six seconds: no more than rate * frames, and margins
+    assert sample_in_time(175, 25.0, recipe) == [25, 66, 108, 150]
+
+
+def test_times_of_frames(tmp_path: Path):
+    still = videos.frames(np.zeros((49, 4, 4, 3), np.uint8), Video(3, RECIPE.tile, rate=1.0))
+    assert (still.seconds, still.duration) == ([0, 0, 1], 2)  # 0, 16 and 32 of 49 frames at 24 a second
 
 
 def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path: Path):
