@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from ..graphs import contract, manifest
+from ..graphs import ExportError, contract, manifest
 from ..graphs.transforms import weights
 from ..runtime import stored_proof
 from . import bundle_manifest, estimate, output_folder, system_errors, targets
@@ -19,7 +19,7 @@ from .checkpoint.checkpoint import Checkpoint, Weights
 from .estimate import Estimate
 from .families import registry
 from .families.mask_decoder import MaskWeights, read_mask_weights
-from .precisions import EMBED_TOKENS, choose_precisions, store_weights, stored_table
+from .precisions import EMBED_TOKENS, FLOAT_CACHE, choose_precisions, store_weights, stored_table
 from .tracing import trace
 from .tracing.decoder import name_cache_outputs
 from .tracing.optimize import optimize
@@ -40,6 +40,7 @@ def export_model(
     target: str = targets.ONNXRUNTIME.name,
     adapter: str | Path | None = None,
     mask_decoder: str | Path | None = None,
+    kv_cache: str = FLOAT_CACHE,
     overwrite: bool = False,
     prove: bool = True,
     accept_loss: bool = False,
@@ -61,10 +62,11 @@ def export_model(
         adapter: a LoRA adapter as PEFT saves it, a folder or an id. It is merged into the weights.
         mask_decoder: the file `vae-oid.npz`: the published weights of the VQ-VAE whose codes the model writes for
             `segment` prompts. With it the bundle makes masks of these codes.
+        kv_cache: "float", or "int8" for keys and values with a quarter of float32's bytes.
         overwrite: replace `output` if it is a bundle.
         prove: run the source model on small images, a layer at a time, compare every stage of the bundle with the
-            source model's with the same rounded weights, and store the results in the bundle for `verify`.
-        accept_loss: keep a bundle whose rounded weights change the source model's answers more than is allowed.
+            source model's with the same rounded weights and cache, and store the results in the bundle for `verify`.
+        accept_loss: keep a bundle whose rounding changes the source model's answers more than is allowed.
         announce: called with the estimate of disk, memory and time before anything is written.
         progress: called with a step's name, the bytes done and the bytes in all.
 
@@ -79,7 +81,7 @@ def export_model(
     """
     warn_of_untested()
     report = progress or (lambda *_: None)
-    precisions = choose_precisions(precision, vision_precision, block_size)
+    precisions = choose_precisions(precision, vision_precision, block_size, kv_cache)
     chosen_target = targets.find(target)
     chosen_target.check_precisions(precisions)
     output = Path(output)
@@ -87,6 +89,8 @@ def export_model(
     source = hub.open_checkpoint(checkpoint, adapter)
     family = registry.find(source.config.get("model_type"))
     recipe = family.recipe(source)
+    if recipe.vectors is not None and contract.KV_CACHE in precisions:
+        raise ExportError(f"{source.name} makes vectors, and keeps no KV cache: leave kv_cache out")
     generation = registry.generation(source, recipe)
     mask_weights = read_mask_weights(mask_decoder, recipe.grounding) if mask_decoder is not None else None
     template = bundle_manifest.read_template(source, recipe)
@@ -122,6 +126,9 @@ def export_model(
         if "fp16" in precisions.values():
             report("find values too large for float16", 0, 0)
             description = _compute_in_float16(folder, description, recipe.examples)
+        if contract.KV_CACHE in precisions:
+            report("find scales of the KV cache", 0, 0)
+            description = _round_cache(folder, description, recipe.examples)
         if prove:
             report("prove", 0, 0)
             description = _prove(folder, description, source, family, recipe.examples, mask_weights, accept_loss)
@@ -184,6 +191,18 @@ def _compute_in_float16(folder: Path, description: manifest.Manifest, prompts: t
     if contract.DECODER in halves:
         graphs[contract.DECODER] = graphs[contract.DECODER].with_cache_dtype("float16")
     return dataclasses.replace(description, graphs=graphs, float32_nodes=float32_nodes)
+
+
+def _round_cache(folder: Path, description: manifest.Manifest, prompts: tuple[str, ...]) -> manifest.Manifest:
+    """Give the decoder graph a KV cache of int8; returns the manifest of the changed graph."""
+    from .proof import cache_ranges, proof  # they run the bundle, which not every export does
+
+    floats = {name: value for name, value in description.precision.items() if name != contract.KV_CACHE}
+    files = bundle_manifest.list_files(folder, hashed=False)
+    dataclasses.replace(description, precision=floats, files=files).save(folder)
+    cache_ranges.narrow(folder, prompts, proof.images())
+    decoder = description.graphs[contract.DECODER].with_cache_dtype("int8")
+    return dataclasses.replace(description, graphs={**description.graphs, contract.DECODER: decoder})
 
 
 def _prove(

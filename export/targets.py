@@ -54,6 +54,11 @@ class Target:
 
     def check_precisions(self, precisions: Mapping[str, str]) -> None:
         """Raise an ExportError for precisions that the target has no operators for."""
+        if contract.KV_CACHE in precisions and self is not ONNXRUNTIME:
+            raise ExportError(
+                f"a kv_cache of {precisions[contract.KV_CACHE]} is for an operator of ONNX Runtime; choose the target"
+                f" {ONNXRUNTIME.name}"
+            )
         refused = sorted(set(precisions.values()) - set(self.precisions))
         if refused:
             raise ExportError(

@@ -40,6 +40,7 @@ MASKS = "masks"
 PAST = "past_key_values."  #: how the name of each cache input starts
 PRESENT = "present."  #: how the name of each cache output starts
 PARTS = ("key", "value")
+KV_CACHE = "kv_cache"  #: its name among the precisions of a bundle, where it is rounded
 
 
 def proof_image(index: int) -> str:

@@ -151,6 +151,11 @@ class Manifest:
         return self.graphs[contract.DECODER].inputs[0].shape[-1] - self.embedding.ahead
 
     @property
+    def rounds_cache(self) -> bool:
+        """Whether keys and values are rounded as they are written to the KV cache."""
+        return contract.KV_CACHE in self.precision
+
+    @property
     def vocab(self) -> int:
         """The number of logits that the decoder returns for a position, or of numbers of a vector."""
         return self.graphs[contract.DECODER].outputs[0].shape[-1]

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from . import contract, shape_profile
-from .precision import PRECISIONS
+from .precision import CACHES, PRECISIONS
 
 if TYPE_CHECKING:
     from .image_recipes import Resize
@@ -145,9 +145,8 @@ def _values(manifest: Manifest) -> Iterator[str]:
     for name in (*manifest.graphs, "embed_tokens"):
         precision = manifest.precision.get(name)
         if precision not in PRECISIONS:
-            problem = (
-                "missing" if precision is None else f"{precision!r:.60} is unknown; known: {', '.join(PRECISIONS)}"
-            )
+            known = ", ".join(PRECISIONS)
+            problem = "missing" if precision is None else f"{precision!r:.60} is unknown; known: {known}"
             yield f"precision.{name}: {problem}"
     recipes = {"image": manifest.image} | ({"video.tile": manifest.video.tile} if manifest.video else {})
     for name, recipe in recipes.items():
@@ -183,6 +182,9 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
     for name, (rows, columns) in tiles.items():
         if (rows, columns) != (height, width):
             yield f"{name}: tiles of {rows} x {columns}, the graph takes {height} x {width}"
+    buffers = {tensor.dtype for tensor in manifest.graphs[contract.DECODER].inputs if contract.is_past(tensor.name)}
+    if (kind := manifest.precision.get(contract.KV_CACHE)) not in (CACHES if "int8" in buffers else (None,)):
+        yield f"precision.{contract.KV_CACHE}: {kind!r:.60}, and the decoder's cache is of {sorted(buffers)!s:.60}"
     yield from _vectors(manifest)
     yield from _prompt_at_odds(manifest)
     if contract.MASK_DECODER in manifest.graphs:
@@ -197,9 +199,8 @@ def _at_odds(manifest: Manifest) -> Iterator[str]:
         if name not in manifest.graphs:
             yield f"profiles.{name}: there is no such graph"
         else:
-            yield from (
-                f"profiles.{name}.{problem}" for problem in shape_profile.problems(ranges, manifest.graphs[name])
-            )
+            problems = shape_profile.problems(ranges, manifest.graphs[name])
+            yield from (f"profiles.{name}.{problem}" for problem in problems)
 
 
 def _vectors(manifest: Manifest) -> Iterator[str]:

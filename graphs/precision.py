@@ -46,3 +46,6 @@ PRECISIONS = {
         Precision("int4", 4, None, 0.05, 0.25, 0.35, 0.7, 8.0),
     )
 }
+#: What a KV cache may be rounded to. The source model that a decoder is compared with rounds its cache likewise, so
+#: only the values that fall on the other side of a half are left.
+CACHES = {row.name: row for row in (Precision("int8", 8, None, 0.01, 0.25, 0.05, 0.2, 0.0),)}

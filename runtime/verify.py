@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..graphs import BundleError, contract, manifest
 from ..graphs.manifest import Manifest
-from ..graphs.precision import PRECISIONS
+from ..graphs.precision import CACHES, PRECISIONS
 from . import stored_proof
 from .images.tiles import grid_of, tiles
 from .inference.stages import Loaded, Stages
@@ -135,8 +135,11 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
         return np.concatenate([case.expected[name] for case in cases])
 
     def allowed(graph: str, loss: float = 0.0) -> tuple[str, float]:
-        row = PRECISIONS[stages.manifest.precision[graph]]
-        return row.name, row.logits_tolerance(loss) if evidence.rounded else row.loss_refused
+        precision = stages.manifest.precision
+        rows = [PRECISIONS[precision[graph]]]
+        if graph == contract.DECODER and contract.KV_CACHE in precision:
+            rows.append(CACHES[precision[contract.KV_CACHE]])
+        return rows[0].name, max(row.logits_tolerance(loss) if evidence.rounded else row.loss_refused for row in rows)
 
     pixels = np.concatenate([tile for prompt in encoded for tile in prompt.tiles])
     yield Check(contract.PIXEL_VALUES, "", _error(pixels, expected(contract.PIXEL_VALUES)), PIXELS)

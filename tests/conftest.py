@@ -37,17 +37,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The bundle of a trained checkpoint by its folder's name, and its precision and target if they are not float32 and
-    ONNX Runtime's own operators; exported once. Tests must not change it."""
+    """The bundle of a trained checkpoint by its folder's name, and its precision, target and KV cache if they are not
+    float32, ONNX Runtime's own operators and float32; exported once. Tests must not change it."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundles"
 
-    def exported(name: str, precision: str = "fp32", target: str = "onnxruntime") -> Path:
-        output = shared / target / precision / name
+    def exported(name: str, precision: str = "fp32", target: str = "onnxruntime", kv_cache: str = "float") -> Path:
+        output = shared / target / kv_cache / precision / name
         output.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(output.with_suffix(".lock")):
             if not output.exists():
-                done = run_command("export", CHECKPOINTS / name, output, "--precision", precision, "--target", target)
+                options = ("--precision", precision, "--target", target, "--kv-cache", kv_cache)
+                done = run_command("export", CHECKPOINTS / name, output, *options)
                 assert done.returncode == 0, done.stderr
         return output
 

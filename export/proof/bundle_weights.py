@@ -10,8 +10,8 @@ from types import EllipsisType
 import numpy as np
 import onnx_ir as ir
 
-from ...graphs import contract
-from ...graphs.transforms import quantize_blocks
+from ...graphs import contract, manifest
+from ...graphs.transforms import quantize_blocks, quantize_cache
 from ...graphs.transforms.weights import Source, in_order, slices
 from ...runtime.inference import token_embeddings
 from ..checkpoint.safetensors_files import Stored
@@ -48,6 +48,15 @@ def rounded_weights(folder: Path, parts: ModelParts) -> dict[int, Source]:
             if source is not None:
                 rounded[id(parameter)] = source
     return rounded
+
+
+def cache_scales(folder: Path) -> list[np.ndarray]:
+    """What a bundle multiplies int8 keys and values by, (1, kv_heads, 1, head_dim) each: of the first layer's keys, of
+    its values, and so on; empty where the cache is not rounded."""
+    initializers = ir.load(folder / f"{contract.DECODER}.onnx").graph.initializers
+    pairs = manifest.read(folder).graphs[contract.DECODER].cache_pairs()
+    names = [quantize_cache.scale_name(past.name) for past, _ in pairs]
+    return [initializers[name].const_value.numpy() for name in names if name in initializers]
 
 
 def embedding_table(folder: Path) -> Source:

@@ -24,8 +24,8 @@ from ..checkpoint import hub
 from ..checkpoint.checkpoint import Checkpoint, Weights
 from ..families import registry
 from ..families.registry import Family, ModelParts
-from .bundle_weights import embedding_table, relative_error, rounded_weights
-from .source_model import empty_parameters, read_from_disk, remember
+from .bundle_weights import cache_scales, embedding_table, relative_error, rounded_weights
+from .source_model import empty_parameters, read_from_disk, remember, rounded_cache
 from .vector_loss import vector_loss
 
 NEW_TOKENS = 6  #: of each answer
@@ -64,7 +64,7 @@ def gather(
     questions = [(image, prompts[index % len(prompts)]) for index, image in enumerate(images())]
     weights = rounding(checkpoint, family, folder)
     exact = expectations(checkpoint, family, questions, eos_token_ids)
-    if not weights.error:
+    if not weights.error and not cache_scales(folder):
         return Evidence(_cases(questions, exact)), weights
     if contract.VECTORS in exact[0]:
         rounded = expectations(checkpoint, family, questions, eos_token_ids, folder)
@@ -90,7 +90,7 @@ def expectations(
     """The results of the source model's processor and stages for each image and prompt, computed in float32.
 
     Args:
-        folder: a bundle whose rounded weights the model gets; None for the checkpoint's.
+        folder: a bundle whose rounded weights and rounded cache the model gets; None for the checkpoint's.
         answers: token ids (new tokens,) that each answer has; None for greedy ones.
 
     Returns:
@@ -100,9 +100,10 @@ def expectations(
         `query_vectors` (tokens, width).
     """
     parts, sources = _built(checkpoint, chosen)
-    tables = {}
+    tables, scales = {}, []
     if folder is not None:
         sources |= rounded_weights(folder, parts)
+        scales = cache_scales(folder)
         tables[id(parts.embed_tokens)] = embedding_table(folder)
     read_from_disk(parts.model, sources, tables)
     for tower in parts.modules[contract.VISION_ENCODER].children():
@@ -129,7 +130,8 @@ def expectations(
             arrays |= _greedy(parts.model, inputs, eos_token_ids)
         else:
             tokens = torch.from_numpy(answers[index])
-            logits = logits_before(parts, inputs, tokens)
+            with rounded_cache(scales):
+                logits = logits_before(parts, inputs, tokens)
             arrays |= {contract.TOKEN_IDS: tokens, contract.LOGITS: logits}
         expected.append({name: tensor.numpy() for name, tensor in arrays.items()})
     return expected

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from ...graphs.transforms import quantize_cache
 from ...graphs.transforms.weights import Source, in_order, slices
 from ..tracing.patching import replaced, without_initialisation
 
@@ -60,6 +62,23 @@ def read_from_disk(
                 values = torch.from_numpy(source[...])
             setattr(module, name, torch.nn.Parameter(values, requires_grad=False))
     model.eval()
+
+
+@contextmanager
+def rounded_cache(scales: Sequence[np.ndarray]) -> Iterator[None]:
+    """Models called in here round the keys and values of their caches; `scales` has those of each layer in turn, (1,
+    kv_heads, 1, head_dim), and nothing is rounded where it is empty."""
+    update = Cache.update
+
+    def rounding(
+        cache: Cache, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *arguments: Any, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = zip((keys, values), scales[2 * layer_idx :])
+        stored = [torch.from_numpy(quantize_cache.rounded(part.numpy(), scale)) for part, scale in pair]
+        return update(cache, *stored, layer_idx, *arguments, **options)
+
+    with replaced(Cache, update=rounding) if scales else nullcontext():
+        yield
 
 
 def remember(module: torch.nn.Module) -> None:

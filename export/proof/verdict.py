@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...graphs import ExportError
-from ...graphs.precision import PRECISIONS
+from ...graphs import ExportError, contract
+from ...graphs.precision import CACHES, PRECISIONS
 from ...runtime.stored_proof import Evidence
 from ...runtime.verify import Check, compare
 from .bundle_in_parts import OnDisk
@@ -48,21 +48,24 @@ def judge(
         )
     if evidence.loss is None:
         return
-    rows = [PRECISIONS[name] for name in precisions.values()]
+    what, remedy = "rounding the weights", "choose a --precision of more bits or a smaller --block-size"
+    if contract.KV_CACHE in precisions:
+        what, remedy = f"{what} and the KV cache", f"leave --kv-cache out, {remedy}"
+    rows = [(CACHES if part == contract.KV_CACHE else PRECISIONS)[name] for part, name in precisions.items()]
     warned, refused = max(row.loss_warned for row in rows), max(row.loss_refused for row in rows)
     if not evidence.loss.error <= refused and not accept_loss:
         raise ExportError(
-            f"rounding the weights changes {source} too much, so the bundle is not kept: {evidence.loss}; a distance of"
-            f" {refused} is allowed; choose a --precision of more bits or a smaller --block-size, or keep it with"
-            " --accept-loss"
+            f"{what} changes {source} too much, so the bundle is not kept: {evidence.loss}; a distance of"
+            f" {refused} is allowed; {remedy}, or keep it with --accept-loss"
         )
     if not evidence.loss.error <= warned:
         logger.warning(
-            "rounding the weights changes %s noticeably: %s; a distance of up to %s is usual; try its answers before"
-            " you use it, or choose a --precision of more bits",
+            "%s changes %s noticeably: %s; a distance of up to %s is usual; try its answers before you use it, or %s",
+            what,
             source,
             evidence.loss,
             warned,
+            remedy,
         )
 
 

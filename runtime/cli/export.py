@@ -53,6 +53,9 @@ def export(
             parser=parse_path, metavar="NPZ", help="Published weights that make masks of <seg> codes, vae-oid.npz."
         ),
     ] = None,
+    kv_cache: Annotated[
+        str, typer.Option(metavar="NAME", help="float, or int8: a KV cache of a quarter of the bytes, on the CPU.")
+    ] = "float",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
     prove: Annotated[bool, typer.Option(help="Compare every stage with the source model, and keep the proof.")] = True,
     accept_loss: Annotated[
@@ -76,6 +79,7 @@ def export(
             target=target,
             adapter=adapter,
             mask_decoder=mask_decoder,
+            kv_cache=kv_cache,
             overwrite=overwrite,
             prove=prove,
             accept_loss=accept_loss,

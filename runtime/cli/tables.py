@@ -170,6 +170,8 @@ def _behaviour(manifest: Manifest) -> Table:
     wide = [f"{len(nodes)} nodes of {name}" for name, nodes in manifest.float32_nodes.items() if nodes]
     if wide:
         table.add_row("kept in float32", ", ".join(wide))
+    if manifest.rounds_cache:
+        table.add_row("KV cache", f"rounded to {manifest.precision[contract.KV_CACHE]}")
     table.add_row("positions", str(generation.max_positions))
     table.add_row("answers end at", ", ".join(map(str, generation.eos_token_ids)))
     return table

@@ -23,6 +23,8 @@ from .token_embeddings import embed, load_table, merge, pad_right, uncut
 
 #: bytes for each of the logits: beam search holds them four times in float32 while it sorts their indices of int64
 LOGITS = 24
+#: Tokens of a prompt that run at once where the cache is rounded: the operator multiplies what the mask hides as well.
+PART = 512
 
 
 class Engine:
@@ -46,6 +48,7 @@ class Engine:
         on_device = not self.target.row.on_host and manifest.vectors is None
         positions = manifest.generation.max_positions
         self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
+        self._in_parts = manifest.rounds_cache and manifest.causal and not on_device
         self._cache_kind = Cache if manifest.cache == "in_place" else CopiedCache
         # Engines take shapes up to the profile's.
         self._limits = manifest.profiles[contract.DECODER] if self.target.row.builds_engines else None
@@ -159,7 +162,17 @@ class Engine:
         run = self.open(
             len(prompts) * copies, int(lengths.max()) + new_tokens, batch=len(prompts), longest=int(lengths.max())
         )
-        return run.run_tokens(pad_right(prompts), lengths), run
+        if not (self._in_parts and lengths.max() > PART):
+            return run.run_tokens(pad_right(prompts), lengths), run
+        return np.concatenate([self._run_parts(run, row, prompt) for row, prompt in enumerate(prompts)]), run
+
+    def _run_parts(self, run: Run, row: int, tokens: np.ndarray) -> Logits:
+        """Run `tokens` (tokens, hidden) as the next ones of a row, some at a time; the logits (1, vocab) after them."""
+        end = 0
+        while end < len(tokens):
+            start, end = end, self.uncut(tokens, min(end + PART, len(tokens)), end)
+            logits = run.append(row, [tokens[start:end]])
+        return logits
 
     def kv_bytes(self, rows: int, tokens: int) -> int:
         """The bytes of a KV cache of `rows` rows of `tokens` tokens."""
@@ -190,6 +203,8 @@ class Engine:
         As `start` of the whole prompt, where a token sees only what stands before it. `run` is used up.
         """
         run = run.truncate(length, copies, length + len(rest) + new_tokens)
+        if self._in_parts:
+            return self._run_parts(run, 0, rest), run
         return run.run_tokens(rest[None], np.array([len(rest)])), run
 
     def embed_tokens(self, ids: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """What each precision costs on the trained checkpoints: a table of accuracy, equal answers and size.
 
-    python tests/benchmarks/quality.py [--pictures N] [NAME]...
+    python tests/benchmarks/quality.py [--pictures N] [--precisions NAME...] [--kv-cache] [NAME]...
 
-Takes about a quarter of an hour on two cores. Token agreement is the share of answers that are the float32 bundle's, id
-for id.
+Takes about a quarter of an hour on two cores. Token agreement is the share of answers that are those of the first
+bundle, id for id. With `--kv-cache` each precision is also tried with a KV cache of int8.
 """
 
 from __future__ import annotations
@@ -32,15 +32,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS, metavar="NAME")
+    parser.add_argument("--kv-cache", action="store_true")
     options = parser.parse_args()
+    variants = [
+        (precision, cache)
+        for precision in options.precisions
+        for cache in ("float", "int8")
+        if cache == "float" or (options.kv_cache and precision != "fp16")
+    ]
     print("| checkpoint | precision | MB | right | equal answers | by task |\n|---|---|---|---|---|---|")
     for name in options.names:
         truth: list[list[int]] = []
-        for precision in PRECISIONS:
+        for precision, cache in variants:
             with tempfile.TemporaryDirectory() as folder:
-                bundle = export_model(
-                    TESTS / "checkpoints" / name, Path(folder) / "bundle", precision=precision, prove=False
-                )
+                checkpoint, output = TESTS / "checkpoints" / name, Path(folder) / "bundle"
+                bundle = export_model(checkpoint, output, precision=precision, kv_cache=cache, prove=False)
                 judged = ask(name, load(bundle), options.pictures)
                 size = weights_size(bundle)
             answers = [answer.token_ids for _, answer, _ in judged]
@@ -48,7 +55,8 @@ def main() -> None:
             equal = np.mean([ours == theirs for ours, theirs in zip(answers, truth)])
             right = np.mean([right for _, _, right in judged])
             tasks = ", ".join(f"{task} {share:.1%}" for task, share in shares(judged).items())
-            print(f"| {name} | {precision} | {size / 1e6:.1f} | {right:.1%} | {equal:.1%} | {tasks} |", flush=True)
+            what = precision if cache == "float" else f"{precision}, {cache} cache"
+            print(f"| {name} | {what} | {size / 1e6:.1f} | {right:.1%} | {equal:.1%} | {tasks} |", flush=True)
 
 
 if __name__ == "__main__":

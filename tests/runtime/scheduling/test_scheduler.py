@@ -32,14 +32,16 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"top_logprobs": 2, "no_repeat_ngram_size": 2},
     {"stop": ["re", " a"]},
 )
-#: Where the cache is: the checkpoint, what its graph does with the cache, and who holds it.
+#: Where the cache is: the checkpoint, what its graph does with the cache, who holds it, and what its numbers are.
 PLACES = {
-    "host, a bidirectional prefix": ("paligemma2", "onnxruntime", None),
-    "host, causal": ("perception_lm", "onnxruntime", None),
-    "host, copied": ("perception_lm", "portable", None),
-    "device, a bidirectional prefix": ("paligemma2", "onnxruntime", False),
-    "device, causal, captured": ("perception_lm", "onnxruntime", True),
-    "device, copied": ("perception_lm", "portable", False),
+    "host, a bidirectional prefix": ("paligemma2", "onnxruntime", None, "float"),
+    "host, causal": ("perception_lm", "onnxruntime", None, "float"),
+    "host, causal, int8": ("perception_lm", "onnxruntime", None, "int8"),
+    "host, copied": ("perception_lm", "portable", None, "float"),
+    "device, a bidirectional prefix": ("paligemma2", "onnxruntime", False, "float"),
+    "device, a bidirectional prefix, int8": ("paligemma2", "onnxruntime", False, "int8"),
+    "device, causal, captured": ("perception_lm", "onnxruntime", True, "float"),
+    "device, copied": ("perception_lm", "portable", False, "float"),
 }
 
 
@@ -62,8 +64,8 @@ CAUSAL = [name for name, (checkpoint, *_) in PLACES.items() if checkpoint == "pe
 
 @pytest.fixture(scope="module", params=PLACES, ids=str)
 def place(request: pytest.FixtureRequest, bundles: Callable[..., Path]) -> Place:
-    name, target, captures = PLACES[request.param]
-    folder = bundles(name, target=target)
+    name, target, captures, cache = PLACES[request.param]
+    folder = bundles(name, target=target, kv_cache=cache)
     return Place(load(folder, provider="cpu", threads=1) if captures is None else on_device(folder, captures))
 
 
