@@ -14,38 +14,11 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-THREADS = 2
-PROMPT = "describe the picture"
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-class Contestant:
-    """A decoder: `prefill` forgets all and reads random tokens, `step` appends a token to each row."""
-
-    def prefill(self, tokens: int, rows: int) -> None:
-        raise NotImplementedError
-
-    def step(self) -> None:
-        raise NotImplementedError
-
-    def decode(self, tokens: int, steps: int, rows: int = 1) -> dict[str, float]:
-        """Seconds of a prefill of `tokens` a row, and of a step after it, the median of `steps`."""
-        prefill = seconds(lambda: self.prefill(tokens, rows))
-        return {"prefill": prefill, **self.go_on(steps)}
-
-    def go_on(self, steps: int) -> dict[str, float]:
-        """Seconds of a step, the median of `steps`."""
-        return {"step": median(seconds(self.step) for _ in range(steps))}
+from contestant import PROMPT, THREADS, Contestant, read_picture, seconds
+from other_contestants import GenAI, LlamaCpp, OpenVino, OpenVinoAnswers
 
 
 class Ours(Contestant):
@@ -53,10 +26,12 @@ class Ours(Contestant):
         import dataclasses
 
         import numpy as np
-        from onnx_vlm.runtime import load
+        from onnx_vlm.runtime import Limits, load
 
         self._start = time.perf_counter()
-        self.np, self.vlm = np, load(model, threads=THREADS)
+        # Rounds ask the same: nothing that an earlier one computed or answered may help.
+        limits = Limits(embedding_memory=0)
+        self.np, self.vlm = np, load(model, threads=THREADS, look_ahead=False, limits=limits)
         self._loaded = time.perf_counter() - self._start
         if max_tiles is not None:
             pipeline = self.vlm.pipeline
@@ -156,7 +131,7 @@ class Torch(Contestant):
         length = []
 
         def work() -> None:
-            inputs = self._inputs(picture).to(self.dtype)
+            inputs = read_picture(self.processor, picture).to(self.dtype)
             length.append(inputs["input_ids"].shape[1])
             self.model.generate(
                 **inputs, min_new_tokens=new_tokens, max_new_tokens=new_tokens, do_sample=False, num_beams=1
@@ -164,111 +139,15 @@ class Torch(Contestant):
 
         return {"answer": seconds(work), "prompt_tokens": length[0]}
 
-    def _inputs(self, picture: str) -> Any:
-        from PIL import Image
 
-        image = Image.open(picture).convert("RGB")
-        text = PROMPT
-        if self.processor.chat_template:
-            content = [{"type": "image"}, {"type": "text", "text": PROMPT}]
-            text = self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
-            return self.processor(text=text, images=[image], add_special_tokens=False, return_tensors="pt")
-        return self.processor(text=text, images=image, return_tensors="pt")
-
-
-class LlamaCpp(Contestant):
-    def __init__(self, model: str) -> None:
-        import llama_cpp
-
-        self.llama = llama_cpp
-        loading, running = llama_cpp.llama_model_default_params(), llama_cpp.llama_context_default_params()
-        loading.n_gpu_layers = 0
-        running.n_ctx, running.n_batch, running.n_threads, running.n_threads_batch = 2048, 2048, THREADS, THREADS
-        self._model = llama_cpp.llama_model_load_from_file(model.encode(), loading)
-        self._context = llama_cpp.llama_init_from_model(self._model, running)
-
-    def prefill(self, tokens: int, rows: int) -> None:
-        self.llama.llama_memory_clear(self.llama.llama_get_memory(self._context), True)
-        self._length = 0
-        self._feed([5] * tokens)
-
-    def step(self) -> None:
-        self._feed([7])
-
-    def _feed(self, ids: list[int]) -> None:
-        batch = self.llama.llama_batch_init(len(ids), 0, 1)
-        batch.n_tokens = len(ids)
-        for place, token in enumerate(ids):
-            batch.token[place], batch.pos[place] = token, self._length + place
-            batch.n_seq_id[place], batch.seq_id[place][0], batch.logits[place] = 1, 0, place == len(ids) - 1
-        assert self.llama.llama_decode(self._context, batch) == 0
-        self.llama.llama_synchronize(self._context)
-        self.llama.llama_batch_free(batch)
-        self._length += len(ids)
-
-
-class OpenVino(Contestant):
-    """The model that optimum-intel exports; its head gets the last position only, as in OpenVINO's own pipeline."""
-
-    def __init__(self, model: str) -> None:
-        import numpy as np
-        import openvino
-        from openvino import opset13
-
-        core = openvino.Core()
-        graph = core.read_model(str(Path(model) / "openvino_model.xml"))
-        head = graph.output("logits").get_node().input_value(0).get_node()
-        hidden = head.input_value(0)
-        last = opset13.slice(hidden, np.array([-1]), np.array([np.iinfo(np.int64).max]), np.array([1]), np.array([1]))
-        head.input(0).replace_source_output(last.output(0))
-        graph.validate_nodes_and_infer_types()
-        self.np = np
-        compiled = core.compile_model(graph, "CPU", {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"})
-        self._request = compiled.create_infer_request()
-        self._names = {name for value in graph.inputs for name in value.get_names()}
-
-    def prefill(self, tokens: int, rows: int) -> None:
-        self._request.reset_state()
-        self._length = 0
-        self._feed([5] * tokens)
-
-    def step(self) -> None:
-        self._feed([7])
-
-    def _feed(self, ids: list[int]) -> None:
-        start, self._length = self._length, self._length + len(ids)
-        inputs = {
-            "input_ids": self.np.array([ids]),
-            "attention_mask": self.np.ones((1, self._length), self.np.int64),
-            "position_ids": self.np.arange(start, self._length)[None],
-            "beam_idx": self.np.zeros(1, self.np.int32),
-        }
-        self._request.infer({name: value for name, value in inputs.items() if name in self._names})
-
-
-class GenAI(Contestant):
-    def __init__(self, model: str) -> None:
-        import onnxruntime_genai
-
-        self.genai = onnxruntime_genai
-        config = onnxruntime_genai.Config(model)
-        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": THREADS}}}}))
-        self._model = onnxruntime_genai.Model(config)
-
-    def prefill(self, tokens: int, rows: int) -> None:
-        settings = self.genai.GeneratorParams(self._model)
-        settings.set_search_options(max_length=tokens + 128, do_sample=False)
-        self._generator = self.genai.Generator(self._model, settings)
-        self._generator.append_tokens([5] * tokens)
-        self._generator.get_logits()
-
-    def step(self) -> None:
-        self._generator.generate_next_token()
-
-
-CONTESTANTS = {"ours": Ours, "torch": Torch, "llama.cpp": LlamaCpp, "openvino": OpenVino, "genai": GenAI}
+CONTESTANTS = {
+    "ours": Ours,
+    "torch": Torch,
+    "llama.cpp": LlamaCpp,
+    "openvino": OpenVino,
+    "openvino answers": OpenVinoAnswers,
+    "genai": GenAI,
+}
 
 
 def main() -> None:

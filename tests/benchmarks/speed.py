@@ -4,11 +4,13 @@
     python tests/benchmarks/speed.py vision  BUNDLE --checkpoint CHECKPOINT
     python tests/benchmarks/speed.py picture BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
     python tests/benchmarks/speed.py answer  BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
+    python tests/benchmarks/speed.py answer  BUNDLE --dtypes --picture FILE --openvino FOLDER --python PYTHON
     python tests/benchmarks/speed.py scaling BUNDLE
 
 `real_size.py --keep` makes checkpoints and bundles of true dimensions, `peers.py` what the other runtimes load; PYTHON
-is the interpreter of the environment that they are installed in. Every contestant is a process that stays loaded and
-works with two threads, one at a time.
+is the interpreter of the environment that they are installed in. FOLDER is a whole model of optimum-intel
+(`optimum-cli export openvino --task image-text-to-text --weight-format int4`). Every contestant is a process that stays
+loaded and works with two threads, one at a time.
 """
 
 from __future__ import annotations
@@ -121,6 +123,8 @@ def picture(options: argparse.Namespace) -> None:
 
 def answer(options: argparse.Namespace) -> None:
     workers = {"ours": Worker("ours", options.bundle, max_tiles=options.tiles), **torches(options)}
+    if options.openvino is not None:
+        workers["openvino"] = Worker("openvino answers", options.openvino, options.python)
     for new_tokens in (1, 64):
         found = interleaved(workers, options, "answer", picture=str(options.picture), new_tokens=new_tokens)
         assert len({one["prompt_tokens"] for one in found.values()}) == 1, found
@@ -164,6 +168,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--peers", type=Path)
+    parser.add_argument("--openvino", type=Path)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--tiles", type=int)

@@ -8,12 +8,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_vlm.export  # noqa: F401 (makes torchvision importable, which transformers imports)
 import shapes
 import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, ProcessorMixin
 
+HERE = Path(__file__).parent
 SCENES, BATCH, ASKED = 40_000, 24, 3
 WARM_UP = 200
 Losses = dict[str, torch.Tensor]
@@ -130,6 +135,42 @@ def spread(module: torch.nn.Module) -> None:
     for weight in module.parameters():
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, 0, weight.shape[1] ** -0.5)
+
+
+@torch.no_grad()
+def start_from(module: torch.nn.Module, checkpoint: str, prefix: str) -> None:
+    """Copy the weights of a trained checkpoint under `prefix` that have a name and a shape of the module's."""
+    own = module.state_dict()
+    for name, weight in load_file(HERE / checkpoint / "model.safetensors").items():
+        name = name.removeprefix(prefix) if name.startswith(prefix) else ""
+        if name in own and own[name].shape == weight.shape:
+            own[name].copy_(weight)
+
+
+@torch.no_grad()
+def start_from_words(embeddings: torch.nn.Embedding, tokenizer: Any, checkpoint: str, name: str) -> None:
+    """Copy the embeddings of tokens that a trained checkpoint knows; let the others be as large as those."""
+    known = load_file(HERE / checkpoint / "model.safetensors")[name].float()
+    embeddings.weight.normal_(0, float(known.std()))
+    theirs = AutoTokenizer.from_pretrained(HERE / checkpoint).get_vocab()
+    theirs = {word.replace("Ġ", "▁"): index for word, index in theirs.items()}
+    for word, index in tokenizer.get_vocab().items():
+        if (place := theirs.get(word.replace("Ġ", "▁"))) is not None:
+            embeddings.weight[index] = known[place]
+
+
+def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
+    """Write the checkpoint, all parameters in bfloat16; it ends answers as its config says."""
+    model, text = model.to(torch.bfloat16), model.config.get_text_config()
+    model.generation_config = GenerationConfig(
+        bos_token_id=text.bos_token_id,
+        eos_token_id=getattr(model.config, "eos_token_id", None) or text.eos_token_id,
+        pad_token_id=text.pad_token_id,
+        max_new_tokens=64,
+        cache_implementation=None,
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def optimise(groups: dict[float, list[torch.nn.Parameter]], steps: int, loss: Callable[[], Losses]) -> None:

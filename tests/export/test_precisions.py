@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import shapes
+from held_out import FAMILIES
 from helpers import CHECKPOINT, CHECKPOINTS
 from onnx_vlm.export import export_model
 from onnx_vlm.export.estimate import Estimate
@@ -24,7 +25,6 @@ from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import Check, verify
 from safetensors.torch import load_file, save_file
 
-FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
 HALVES = {"vision_encoder": "fp16", "projector": "fp16", "decoder": "fp16", "embed_tokens": "fp16"}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import shapes
+from held_out import FAMILIES
 from helpers import CHECKPOINT, CHECKPOINTS
 from judge import Judge
 from onnx_vlm.export import export_model
@@ -25,7 +26,6 @@ from test_mask_decoder import published
 from test_random_parity import pictures
 from test_trained_parity import NEW_TOKENS, generate, questions
 
-FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
 #: Operators that docs/operators.md of onnx-tensorrt marks as supported in its releases for TensorRT 10.0 and for 10.15,
 #: as far as language and vision models use them. Those that only the later one has (Attention, RMSNormalization,
 #: RotaryEmbedding) are left out.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapes
+from held_out import FAMILIES
 from helpers import CHECKPOINTS, PHOTOGRAPHS
 from judge import Judge
 from onnx_vlm.export import export_model
@@ -17,7 +18,6 @@ from permutation import permuted
 from PIL import Image, ImageOps
 from source import TOLERANCE, Source, ask, open_source, stage_errors
 
-FAMILIES = ("paligemma", "paligemma2", "perception_lm", "kosmos2")
 NEW_TOKENS = 48
 
 
@@ -32,10 +32,10 @@ def questions(name: str, seed: int) -> list[Request]:
     picture = shapes.draw(scene)
     if name == "kosmos2":
         return [ask(question.prompt, [picture]) for question in shapes.grounded_questions(scene)]
-    if name == "perception_lm":
-        asked = [ask(question.prompt, [picture]) for question in shapes.chat_questions(scene)]
-        return [*asked, ask(shapes.clip(seed)[1].prompt, [], [frames(seed)])]
-    return [ask(question.prompt, [picture]) for question in shapes.questions(scene)]
+    if name.startswith("paligemma"):
+        return [ask(question.prompt, [picture]) for question in shapes.questions(scene)]
+    asked = [ask(question.prompt, [picture]) for question in shapes.chat_questions(scene)]
+    return [*asked, ask(shapes.clip(seed)[1].prompt, [], [frames(seed)])] if name == "perception_lm" else asked
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -24,7 +24,6 @@ import shapes  # noqa: E402
 import training  # noqa: E402
 from training import BATCH, Losses, PatchHead, Pictures, Row  # noqa: E402
 from transformers import (  # noqa: E402
-    GenerationConfig,
     Kosmos2Config,
     Kosmos2ForConditionalGeneration,
     Kosmos2Processor,
@@ -204,12 +203,7 @@ def main() -> None:
     started = time.monotonic()
     train(model, processor, options.seeing_steps, options.steps)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
-    model = model.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, max_new_tokens=64, cache_implementation=None
-    )
-    model.save_pretrained(options.output)
-    processor.save_pretrained(options.output)
+    training.save(model, processor, options.output)
     saved = Kosmos2ForConditionalGeneration.from_pretrained(options.output, dtype=torch.float32)
     training.report(evaluate(saved, processor, 200))
 

@@ -23,11 +23,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
+import conversations  # noqa: E402
 import shapes  # noqa: E402
 import training  # noqa: E402
 from training import BATCH, Losses, PatchHead  # noqa: E402
 from transformers import (  # noqa: E402
-    GenerationConfig,
     PerceptionLMConfig,
     PerceptionLMForConditionalGeneration,
     PerceptionLMImageProcessor,
@@ -163,41 +163,15 @@ def build_model(processor: PerceptionLMProcessor) -> PerceptionLMForConditionalG
     return model
 
 
-def conversation(
-    processor: PerceptionLMProcessor, media: str, asked: list[shapes.Question]
-) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation about some media, and which of them are answers; as the chat template would write it."""
-    tokenizer = processor.tokenizer
-    text = f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"
-    ids, answers = tokenizer(text, add_special_tokens=False)["input_ids"], []
-    for question in asked:
-        asks = f"<|start_header_id|>user<|end_header_id|>\n\n{media}{question.prompt}<|eot_id|>"
-        asks += "<|start_header_id|>assistant<|end_header_id|>\n\n"
-        media = ""
-        ids = ids + tokenizer(asks, add_special_tokens=False)["input_ids"]
-        answers += [False] * (len(ids) - len(answers))
-        ids = ids + tokenizer(f"{question.answer}<|eot_id|>", add_special_tokens=False)["input_ids"]
-        answers += [True] * (len(ids) - len(answers))
-    return ids, answers
-
-
-def tiled(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tiles of a scene as the image processor cuts them, (5, size, size, 3) uint8; what their patches show
-    (5, patches, 5); and what their pooled patches show (5, tokens, 5)."""
-    scene = shapes.scene(seed)
-    drawn = shapes.draw(scene, *[(112, 168, 224)[seed % 3]] * 2)
-    whole = np.asarray(drawn.resize((2 * TILE, 2 * TILE), 3)).reshape(2, TILE, 2, TILE, 3).swapaxes(1, 2)
-    tiles = np.concatenate([np.asarray(drawn.resize((TILE, TILE), 3))[None], whole.reshape(4, TILE, TILE, 3)])
-    half = shapes.GRID // 2
-    corners = [(top, left) for top in (0, half) for left in (0, half)]
-    patches, pooled = (
-        np.stack(
-            [training.patch_targets(scene, side)]
-            + [training.patch_targets(scene, side, top, left, half) for top, left in corners]
-        )
-        for side in (SIDE, SIDE // POOLING)
+def conversation(processor: PerceptionLMProcessor, media: str, asked: list[shapes.Question]) -> conversations.LABELLED:
+    """A conversation about some media; as the chat template would write it."""
+    system = f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"
+    user, answers = (f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("user", "assistant"))
+    starts = [f"{system}{user}{media}", *[user] * (len(asked) - 1)]
+    return conversations.turns(
+        processor.tokenizer,
+        [(f"{start}{q.prompt}<|eot_id|>{answers}", f"{q.answer}<|eot_id|>") for start, q in zip(starts, asked)],
     )
-    return tiles, patches, pooled
 
 
 def sampled(seed: int) -> np.ndarray:
@@ -205,29 +179,6 @@ def sampled(seed: int) -> np.ndarray:
     frames, _ = shapes.clip(seed)
     chosen = [frames[index * shapes.FRAMES // SAMPLED] for index in range(SAMPLED)]
     return np.stack([np.asarray(shapes.draw(frame, 112, 112).resize((TILE, TILE), 3)) for frame in chosen])
-
-
-def normalised(pixels: np.ndarray) -> torch.Tensor:
-    """Tiles (..., size, size, 3) of uint8 as pixel values (tiles, 3, size, size)."""
-    return torch.from_numpy(pixels).flatten(0, -4).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def answer_loss(
-    model: PerceptionLMForConditionalGeneration,
-    media_id: int,
-    embeds: torch.Tensor,
-    rows: list[tuple[list[int], list[bool]]],
-) -> tuple[torch.Tensor, int]:
-    """The summed loss of the answers' tokens and their number; `embeds` (tiles, tokens, hidden) in the rows' order."""
-    ids, labels = training.padded([(ids, []) for ids, _ in rows], 0)
-    for target, given, (row, answers) in zip(labels, ids, rows):
-        target[: len(row)] = torch.where(torch.tensor(answers), given[: len(row)], -100)
-    inputs = model.get_input_embeddings()(ids)
-    inputs = inputs.masked_scatter((ids == media_id)[..., None], embeds)
-    loss = training.answer_loss(
-        labels, lambda kept: model(inputs_embeds=inputs, use_cache=False, logits_to_keep=kept).logits
-    )
-    return loss, int((labels >= 0).sum())
 
 
 def train(
@@ -240,10 +191,11 @@ def train(
     """First the vision tower learns to see, then the rest of the model learns to answer from what it sees; or a trained
     model practises."""
     started = time.monotonic()
+    cut = conversations.Cut(TILE, SIDE, SIDE // POOLING, grid=2, whole_first=True)
+    tiles, patches, pooled = cut.all(SCENES)
     with ProcessPoolExecutor(2) as pool:
-        tiles, patches, pooled = map(np.stack, zip(*pool.map(tiled, range(SCENES), chunksize=256)))
         clips = np.stack(list(pool.map(sampled, range(CLIPS), chunksize=256)))
-    print(f"{SCENES} pictures and {CLIPS} clips drawn in {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{CLIPS} clips drawn in {time.monotonic() - started:.0f} s", flush=True)
     random = np.random.default_rng(0)
     project = model.model.multi_modal_projector
     head = PatchHead(model.config.vision_config.model_args["embed_dim"])
@@ -251,7 +203,8 @@ def train(
     image, video = "<|image|>" * 5 * TILE_TOKENS, "<|video|>" * SAMPLED * TILE_TOKENS
 
     def see(pixels: np.ndarray) -> torch.Tensor:
-        return model.model.vision_tower(normalised(pixels)).last_hidden_state[:, 1:]
+        values = conversations.pixel_values(pixels, [0.5] * 3, [0.5] * 3)
+        return model.model.vision_tower(values).last_hidden_state[:, 1:]
 
     @torch.no_grad()
     def remember(pixels: np.ndarray) -> torch.Tensor:
@@ -277,11 +230,11 @@ def train(
             rows.append(conversation(processor, image, asked))
         embeds = project(pictures_seen[chosen].flatten(0, 1).float())
         handed_on = pooled_head.loss(embeds, torch.from_numpy(pooled[chosen]).flatten(0, 1))
-        still, words = answer_loss(model, processor.image_token_id, embeds, rows)
+        still, words = conversations.answer_loss(model, rows, processor.image_token_id, embeds)
         chosen = random.integers(0, CLIPS, CLIPS_A_BATCH)
         rows = [conversation(processor, video, [shapes.clip(int(seed))[1]]) for seed in chosen]
         embeds = project(clips_seen[chosen].flatten(0, 1).float())
-        moving, more = answer_loss(model, processor.video_token_id, embeds, rows)
+        moving, more = conversations.answer_loss(model, rows, processor.video_token_id, embeds)
         return {"pictures": still / words, "clips": moving / more, "pooled": handed_on}
 
     model.train()
@@ -297,29 +250,17 @@ def train(
         training.optimise({4e-4: [*project.parameters(), *pooled_head.parameters()], 4e-3: tongue}, steps, answering)
 
 
-@torch.inference_mode()
 def evaluate(
     model: PerceptionLMForConditionalGeneration, processor: PerceptionLMProcessor, pictures: int
 ) -> dict[str, list[bool]]:
-    """Held-out questions answered right or wrong, per task."""
-    model.eval()
-    right: dict[str, list[bool]] = {}
-
-    def ask(kind: str, media, question: shapes.Question) -> None:
-        content = [{"type": kind}, {"type": "text", "text": question.prompt}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = processor(text=text, **{f"{kind}s": media}, return_tensors="pt", add_special_tokens=False)
-        answer = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        text = processor.tokenizer.decode(answer, skip_special_tokens=True)
-        right.setdefault(question.task, []).append(text == question.answer)
-
+    """Held-out questions about pictures and clips answered right or wrong, per task."""
+    right = conversations.evaluate(model, processor, pictures)
     for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + pictures):
-        scene = shapes.scene(seed)
-        for question in shapes.chat_questions(scene):
-            ask("image", shapes.draw(scene), question)
         frames, question = shapes.clip(seed)
         chosen = [frames[index * shapes.FRAMES // SAMPLED] for index in range(SAMPLED)]
-        ask("video", np.stack([np.asarray(shapes.draw(frame, 112, 112)) for frame in chosen]), question)
+        film = np.stack([np.asarray(shapes.draw(frame, 112, 112)) for frame in chosen])
+        answer = conversations.ask(model, processor, "video", film, question.prompt)
+        right.setdefault(question.task, []).append(answer == question.answer)
     return right
 
 
@@ -341,17 +282,7 @@ def main() -> None:
     started = time.monotonic()
     train(model, processor, options.seeing_steps, options.steps, options.practise)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
-    model = model.to(torch.bfloat16)
-    tokenizer = processor.tokenizer
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=64,
-        cache_implementation=None,
-    )
-    model.save_pretrained(options.output)
-    processor.save_pretrained(options.output)
+    training.save(model, processor, options.output)
     saved = PerceptionLMForConditionalGeneration.from_pretrained(options.output, dtype=torch.float32)
     training.report(evaluate(saved, processor, 200))
 

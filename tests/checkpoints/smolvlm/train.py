@@ -2,30 +2,26 @@
 
     python tests/checkpoints/smolvlm/train.py [--seeing-steps N] [--steps N] [--output FOLDER]
 
-Takes about ten minutes on two cores and needs torch, transformers, torchvision, tokenizers and num2words.
+It begins with the vision tower of ../paligemma and the text model of ../perception_lm. Needs torch, transformers,
+torchvision, tokenizers and num2words.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
+import conversations  # noqa: E402
 import shapes  # noqa: E402
 import training  # noqa: E402
-from training import BATCH, Losses, PatchHead  # noqa: E402
 from transformers import (  # noqa: E402
-    GenerationConfig,
     PreTrainedTokenizerFast,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
@@ -37,8 +33,6 @@ from transformers import (  # noqa: E402
 TILE, PATCH, SCALE, GRID = 56, 14, 2, 2
 SIDE = TILE // PATCH
 TILE_TOKENS = (SIDE // SCALE) ** 2
-SCENES = 10_000
-QUESTIONS = 3  #: of a scene: what there is, and two counts
 START, END, AROUND, IMAGE = "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>"
 CELLS = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
 SPECIAL = ("<|endoftext|>", START, "<|im_end|>", AROUND, IMAGE, END, "<global-img>", *CELLS)
@@ -98,8 +92,8 @@ def build_model(processor: SmolVLMProcessor) -> SmolVLMForConditionalGeneration:
     }
     config = SmolVLMConfig(
         vision_config={
-            "hidden_size": 96,
-            "intermediate_size": 256,
+            "hidden_size": 128,
+            "intermediate_size": 304,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "image_size": TILE,
@@ -115,6 +109,7 @@ def build_model(processor: SmolVLMProcessor) -> SmolVLMForConditionalGeneration:
             "num_key_value_heads": 2,
             "head_dim": 32,
             "max_position_embeddings": 1024,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
             "tie_word_embeddings": True,
             **ids,
         },
@@ -124,143 +119,38 @@ def build_model(processor: SmolVLMProcessor) -> SmolVLMForConditionalGeneration:
         **ids,
     )
     model = SmolVLMForConditionalGeneration(config)
-    for layer in (model.model.connector, *model.model.text_model.layers, model.model.vision_model.encoder):
-        training.spread(layer)
-    with torch.no_grad():
-        model.get_input_embeddings().weight.normal_(0, 128**-0.5)
+    training.spread(model.model.connector)
+    training.start_from(model.model.vision_model, "paligemma", "vision_tower.")
+    training.start_from(model.model.text_model, "perception_lm", "model.language_model.")
+    words = "model.language_model.embed_tokens.weight"
+    training.start_from_words(model.get_input_embeddings(), tokenizer, "perception_lm", words)
     return model
 
 
-def tiled(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tiles of a scene as the image processor cuts them, (5, size, size, 3) of uint8; what their patches show
-    (5, patches, 5); and what their image embeddings are of (5, tokens, 5)."""
-    scene = shapes.scene(seed)
-    drawn = shapes.draw(scene, *[(112, 168, 224)[seed % 3]] * 2).resize((GRID * TILE, GRID * TILE), Image.LANCZOS)
-    cut = np.asarray(drawn).reshape(GRID, TILE, GRID, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
-    tiles = np.concatenate([cut, np.asarray(drawn.resize((TILE, TILE), Image.LANCZOS))[None]])
-    half = shapes.GRID // GRID
-    corners = [(top, left) for top in (0, half) for left in (0, half)]
-    patches, pooled = (
-        np.stack(
-            [training.patch_targets(scene, side, top, left, half) for top, left in corners]
-            + [training.patch_targets(scene, side)]
-        )
-        for side in (SIDE, SIDE // SCALE)
-    )
-    return tiles, patches, pooled
-
-
-def conversation(processor: SmolVLMProcessor, asked: list[shapes.Question]) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation about a picture, and which of them are answers; as the chat template would write it."""
-    tokens, tokenizer = IMAGE * TILE_TOKENS, processor.tokenizer
-    cells = [[f"{AROUND}<row_{row + 1}_col_{column + 1}>{tokens}" for column in range(GRID)] for row in range(GRID)]
-    image = "".join("".join(row) + "\n" for row in cells) + f"\n{AROUND}<global-img>{tokens}{AROUND}"
-    before, ids, answers = f"{START}User:{image}", [], []
-    for question in asked:
-        ids += tokenizer(f"{before}{question.prompt}{END}\nAssistant:", add_special_tokens=False)["input_ids"]
-        answers += [False] * (len(ids) - len(answers))
-        ids += tokenizer(f" {question.answer}{END}", add_special_tokens=False)["input_ids"]
-        answers += [True] * (len(ids) - len(answers))
-        before = "\nUser: "
-    return ids, answers
-
-
-def train(
-    model: SmolVLMForConditionalGeneration, processor: SmolVLMProcessor, seeing_steps: int, steps: int, scenes: int
-) -> None:
-    """First the vision tower learns to see, then the rest of the model learns to answer from what it sees."""
-    started = time.monotonic()
-    with ProcessPoolExecutor(2) as pool:
-        tiles, patches, pooled = map(np.stack, zip(*pool.map(tiled, range(scenes), chunksize=256)))
-    print(f"{scenes} pictures drawn in {time.monotonic() - started:.0f} s", flush=True)
-    random = np.random.default_rng(0)
-    connector, tower = model.model.connector, model.model.vision_model
-    head, pooled_head = (PatchHead(config.hidden_size) for config in (tower.config, model.config.text_config))
-
-    def see(pixels: np.ndarray) -> torch.Tensor:
-        """What the tower sees in tiles (tiles, size, size, 3) of uint8: (tiles, patches, width)."""
-        return tower(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).last_hidden_state
-
-    def seeing() -> Losses:
-        chosen = random.integers(0, scenes, BATCH)
-        features = see(tiles[chosen].reshape(-1, TILE, TILE, 3))
-        return {
-            "patches": head.loss(features, torch.from_numpy(patches[chosen]).flatten(0, 1)),
-            "pooled": pooled_head.loss(connector(features), torch.from_numpy(pooled[chosen]).flatten(0, 1)),
-        }
-
-    def answering() -> Losses:
-        chosen = random.integers(0, scenes, BATCH)
-        questions = [shapes.chat_questions(shapes.scene(int(seed)))[:QUESTIONS] for seed in chosen]
-        rows = [conversation(processor, [some[i] for i in random.permutation(QUESTIONS)]) for some in questions]
-        embeds = connector(seen[chosen].flatten(0, 1).float())
-        handed_on = pooled_head.loss(embeds, torch.from_numpy(pooled[chosen]).flatten(0, 1))
-        ids, labels = training.padded([(ids, []) for ids, _ in rows], model.config.text_config.pad_token_id)
-        for target, given, (row, answers) in zip(labels, ids, rows):
-            target[: len(row)] = torch.where(torch.tensor(answers), given[: len(row)], -100)
-        inputs = model.get_input_embeddings()(ids)
-        inputs = inputs.masked_scatter((ids == processor.image_token_id)[..., None], embeds)
-        loss = training.answer_loss(
-            labels, lambda kept: model(inputs_embeds=inputs, use_cache=False, logits_to_keep=kept).logits
-        )
-        return {"answers": loss / (labels >= 0).sum(), "pooled": handed_on}
-
-    model.train()
-    heads = [*head.parameters(), *pooled_head.parameters()]
-    training.optimise({1.6e-3: [*tower.parameters(), *connector.parameters(), *heads]}, seeing_steps, seeing)
-    with torch.no_grad():  # the tower is not trained further
-        seen = torch.stack([see(some).bfloat16() for some in tiles])
-    handing_on = [*connector.parameters(), *pooled_head.parameters()]
-    training.optimise({4e-4: handing_on, 4e-3: [*model.model.text_model.parameters()]}, steps, answering)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: SmolVLMForConditionalGeneration, processor: SmolVLMProcessor, pictures: int
-) -> dict[str, list[bool]]:
-    """Held-out questions answered right or wrong, per task."""
-    model.eval()
-    right: dict[str, list[bool]] = {}
-    for seed in range(shapes.HELD_OUT, shapes.HELD_OUT + pictures):
-        scene = shapes.scene(seed)
-        for question in shapes.chat_questions(scene)[:QUESTIONS]:
-            content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
-            text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-            inputs = processor(text=text, images=[shapes.draw(scene)], return_tensors="pt", add_special_tokens=False)
-            answer = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-            text = processor.tokenizer.decode(answer, skip_special_tokens=True)
-            right.setdefault(question.task, []).append(text == question.answer)
-    return right
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeing-steps", type=int, default=900)
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--scenes", type=int, default=SCENES)
-    parser.add_argument("--output", type=Path, default=HERE)
-    options = parser.parse_args()
-    torch.manual_seed(0)
+def build() -> conversations.Chat:
     processor = build_processor()
     model = build_model(processor)
-    print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(processor.tokenizer)} tokens", flush=True)
-    started = time.monotonic()
-    train(model, processor, options.seeing_steps, options.steps, options.scenes)
-    print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
-    model = model.to(torch.bfloat16)
-    tokenizer = processor.tokenizer
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=64,
-        cache_implementation=None,
+    tokens = IMAGE * TILE_TOKENS
+    cells = [[f"{AROUND}<row_{row + 1}_col_{column + 1}>{tokens}" for column in range(GRID)] for row in range(GRID)]
+    image = "".join("".join(row) + "\n" for row in cells) + f"\n{AROUND}<global-img>{tokens}{AROUND}"
+
+    def converse(asked: Sequence[shapes.Question]) -> conversations.LABELLED:
+        starts = [f"{START}User:{image}", *["\nUser: "] * (len(asked) - 1)]
+        return conversations.turns(
+            processor.tokenizer,
+            [(f"{start}{q.prompt}{END}\nAssistant:", f" {q.answer}{END}") for start, q in zip(starts, asked)],
+        )
+
+    return conversations.Chat(
+        model,
+        processor,
+        conversations.Cut(TILE, SIDE, SIDE // SCALE, GRID, resampling=Image.Resampling.LANCZOS),
+        tower=model.model.vision_model,
+        projector=model.model.connector,
+        see=lambda pixels: model.model.vision_model(pixels).last_hidden_state,
+        converse=converse,
     )
-    model.save_pretrained(options.output)
-    processor.save_pretrained(options.output)
-    saved = SmolVLMForConditionalGeneration.from_pretrained(options.output, dtype=torch.float32)
-    training.report(evaluate(saved, processor, 200))
 
 
 if __name__ == "__main__":
-    main()
+    conversations.main(__doc__, HERE, build, seeing_steps=600, steps=1200, text_rate=2e-3)
