@@ -43,7 +43,7 @@ def load(
 
     Args:
         bundle: the folder that an export wrote; or a text "user/name", the id of a bundle on the Hub, if there is no
-            such folder. It is fetched into the Hub's cache, once. Needs the extra `hub`.
+            such folder. It is fetched into the Hub's cache, once. Needs the extra `hub`. Or a URL that fsspec opens.
         provider: "cpu", "cuda" or "tensorrt", which runs there or is an error; or "auto", the best that runs:
             `VLM.provider` says which that is.
         threads: threads for one operator on the CPU; None for one a core, or fewer where a container has a quota of

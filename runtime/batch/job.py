@@ -22,6 +22,7 @@ from .shards import RESULTS, Done, Shards, key, write_whole
 from .sources import Source
 
 MANIFEST, LOCK = "job.json", ".lock"
+ARITHMETIC = "provider"  #: in the manifest, what rows were answered by
 
 
 class Job:
@@ -31,12 +32,13 @@ class Job:
         folder: is made if it does not exist.
         fingerprint: all that answers depend on but the rows: bundle, task, options, prompt. A folder with results of
             another fingerprint is refused.
+        mix: let results be of several providers.
 
     Raises:
         InputError: if the folder is another job's, is in use, or holds something else.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], mix: bool = False) -> None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; give a folder for the results")
         if (
@@ -46,25 +48,52 @@ class Job:
         ):
             raise InputError(f"{folder} is not empty and holds no job; give a new folder for the results")
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder, self._mix, self._arithmetic = folder, mix, list[str]()
         self._lock = (folder / LOCK).open("a")
         try:
             _lock(self._lock.fileno(), folder)
-            self._check(json.loads(json.dumps(fingerprint, default=str)))
+            self._fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint, default=str))
+            self._check()
         except BaseException:
             self._lock.close()
             raise
 
-    def _check(self, fingerprint: dict[str, Any]) -> None:
+    def note_arithmetic(self, arithmetic: str) -> None:
+        """Note what rows are answered by, before their results are written.
+
+        Args:
+            arithmetic: what the rounding of answers depends on: the provider and its options.
+
+        Raises:
+            InputError: if there are results of others, and they may not be mixed.
+        """
+        if arithmetic in self._arithmetic:
+            return
+        if self._arithmetic and not self._mix:
+            known = " and ".join(self._arithmetic)
+            raise InputError(
+                f"{self.folder} has results of the provider {known}, and this is {arithmetic}, which rounds otherwise,"
+                f" so that answers may differ; give --provider {self._arithmetic[0].partition(' ')[0]} and its options,"
+                " or another folder, or --mix-providers to have both"
+            )
+        self._arithmetic.append(arithmetic)
+        self._write()
+
+    def _write(self) -> None:
+        text = json.dumps({**self._fingerprint, ARITHMETIC: self._arithmetic}, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.folder / MANIFEST, lambda unfinished: unfinished.write_text(text, encoding="utf-8") and None)
+
+    def _check(self) -> None:
         path = self.folder / MANIFEST
         if not path.exists() or not any(self.folder.glob(RESULTS)):
-            text = json.dumps(fingerprint, indent=2, ensure_ascii=False) + "\n"
-            write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8") and None)
+            self._write()
             return
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            self._arithmetic = [str(name) for name in known.pop(ARITHMETIC, ())]
+        except (ValueError, AttributeError, TypeError) as error:
             raise InputError(f"{path} is damaged: {error}; give another folder") from None
+        fingerprint = self._fingerprint
         for name in dict.fromkeys([*fingerprint, *known]):
             if known.get(name) != fingerprint.get(name):
                 raise InputError(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...graphs import InputError
+from ..hub.find import find
 from ..options import Options
 from ..providers.load_options import LoadOptions
-from .bundles import local_folder
 from .packages import pyarrow
 from .records import Task, schema
 from .spec import Spec
@@ -27,8 +27,8 @@ class Predictor:
     A row that fails has its error in the column `error`.
 
     Args:
-        bundle: the folder that an export wrote, or a URL that fsspec opens, such as hf://OWNER/NAME or s3://BUCKET/NAME.
-            What a URL names is fetched once a machine.
+        bundle: the folder that an export wrote, an id on the Hub, or a URL that fsspec opens, such as s3://BUCKET/NAME.
+            What is elsewhere is fetched once a machine.
         prompt, candidates: of rows that have none.
         task: "generate", "score" or "embed".
         columns: by role (`prompt`, `image`, `images`, `video`, an option, ...), the name of its column where that is
@@ -64,7 +64,7 @@ class Predictor:
         **options: Unpack[Options],
     ) -> None:
         spec = Spec(
-            bundle=local_folder(bundle),
+            bundle=find(bundle),
             base=Path(base),
             task=task,
             prompt=prompt,

@@ -30,15 +30,16 @@ RANGES = 4  #: parts of the input for each worker
 class Actor:
     """Answers rows of a job. Rows and records are pickled: they may hold what no column of a table can."""
 
-    def __init__(self, spec: Spec) -> None:
-        self._worker = spec.worker()
+    def __init__(self, spec: Spec, checksum: str) -> None:
+        self._worker = spec.here(checksum).worker()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa
 
         rows = [pickle.loads(row) for row in batch["row"].to_pylist()]
         records = [pickle.dumps(record) for _, record in self._worker.answer(rows)]
-        return pa.table({"record": pa.array(records, pa.binary())})
+        arithmetic = [self._worker.arithmetic] * len(records)
+        return pa.table({"record": pa.array(records, pa.binary()), "arithmetic": pa.array(arithmetic, pa.string())})
 
 
 def on_ray(
@@ -47,7 +48,7 @@ def on_ray(
     """What answers the rows of a job on a cluster.
 
     Args:
-        input: the input, which the cluster's machines see by the same path, as they do the bundle.
+        input: the input, which the cluster's machines see by the same path, as they do a bundle that is a folder.
         address: of the cluster; None for one of this machine, made for the job.
         workers: the most actors; there is one at the beginning, and Ray adds others as it has room.
 
@@ -100,7 +101,7 @@ def _records(input: Path, opened: Opened, workers: int) -> Iterator[Record]:
         .repartition(target_num_rows_per_block=AT_ONCE)
         .map_batches(
             Actor,
-            fn_constructor_args=(spec,),
+            fn_constructor_args=(spec, spec.checksum()),
             batch_size=AT_ONCE,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
@@ -109,6 +110,8 @@ def _records(input: Path, opened: Opened, workers: int) -> Iterator[Record]:
         )
     )
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for arithmetic in table["arithmetic"].unique().to_pylist():
+            opened.job.note_arithmetic(arithmetic)
         for record in table["record"].to_pylist():
             yield pickle.loads(record)
 

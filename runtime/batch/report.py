@@ -17,6 +17,7 @@ from PIL import Image
 from ...graphs import VLMError
 from ..grounding.drawing import draw
 from ..grounding.types import Box
+from ..hub.find import name_of
 from ..images.reading import read
 from .progress import Progress
 from .records import Record
@@ -127,10 +128,11 @@ def _page(batch: Batch, progress: Progress, seen: Seen, figures: Sequence[str]) 
         if seen.values[name]
     )
     prompt = f"<p>Prompt: <code>{_text(batch.spec.prompt)}</code></p>" if batch.spec.prompt is not None else ""
+    bundle = name_of(batch.spec.fetched_from or str(batch.spec.bundle))
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{_text(batch.output.name)}: {numbers["answered"]} of {numbers["rows"]} rows</title><style>{STYLE}</style>
-<h1>{_text(batch.input.name)} answered by {_text(batch.spec.bundle.name)}</h1>{prompt}
+<h1>{_text(batch.input.name)} answered by {_text(bundle)}</h1>{prompt}
 <div class="numbers">{shown}</div>
 {f'<h2 class="bad">Errors, the commonest first</h2><table>{errors}</table>' if errors else ""}
 <h2>Distributions</h2><div class="charts">{charts or "No row was answered."}</div>

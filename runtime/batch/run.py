@@ -33,6 +33,7 @@ class Batch:
         format: of the results, "jsonl" or "parquet".
         shard_rows: results in one file. A job that is killed loses no more than this.
         retry_errors: answer rows anew that failed before.
+        mix_providers: go on also where another provider answered the rows before.
     """
 
     input: Path
@@ -41,6 +42,7 @@ class Batch:
     format: Format = "jsonl"
     shard_rows: int = 256
     retry_errors: bool = False
+    mix_providers: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -51,8 +53,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Opened:
-    """A job that has been opened: its input, its results, and what is left."""
+    """A job that has been opened: its input, its folder and results, and what is left."""
 
+    job: Job
     source: Source
     spec: Spec
     reader: Reader
@@ -69,6 +72,7 @@ Answer: TypeAlias = Callable[[Opened], AbstractContextManager[Iterator[Record]]]
 def answer_here(opened: Opened) -> Iterator[Iterator[Record]]:
     """Answer rows in this process."""
     with opened.spec.worker() as worker:
+        opened.job.note_arithmetic(worker.arithmetic)
         rows = left(opened.source, opened.reader, opened.done, opened.plan)
         yield (record for _, record in worker.answer(rows))
 
@@ -92,19 +96,20 @@ def run(
         The counts of the whole job.
 
     Raises:
-        InputError: for an input or an output that cannot be used, ids that are not unique, or results of another job.
+        InputError: for an input or an output that cannot be used, ids that are not unique, results of another job, or
+            those of another provider.
     """
     source = open_source(batch.input)
     spec = _complete(batch, source)
     reader = spec.reader()
     check_columns(source, spec, reader)
-    with Job(batch.output, {**spec.fingerprint(), "output": batch.format}):
+    with Job(batch.output, {**spec.fingerprint(), "output": batch.format}, batch.mix_providers) as job:
         shards = _shards(batch, source)
         shards.clean()
         if batch.retry_errors:
             shards.drop_failed()
         done = shards.done()
-        opened = Opened(source, spec, reader, shards, done, plan(source, reader, done))
+        opened = Opened(job, source, spec, reader, shards, done, plan(source, reader, done))
         progress = Progress(opened.plan.total, opened.plan.done, done.failed)
         on_start(progress)
         if progress.done < progress.total:

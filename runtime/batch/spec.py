@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...graphs import InputError
+from ...graphs import BundleError, InputError
 from ...graphs import manifest as manifests
+from ..hub.find import find
 from ..model import VLM
 from ..options import Options, resolve
 from ..providers.load_options import LoadOptions
 from .records import FORMAT, TASKS, Recorder, Task
 from .rows import Reader
 from .worker import Embedding, Worker
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,8 @@ class Spec:
 
     Attributes:
         bundle: the folder that an export wrote.
+        fetched_from: the id or URL that it was fetched from, so that other machines can fetch it too; None for a folder
+            that they see by the same path.
         base: the folder that relative paths of rows start from.
         task: "generate", "score" or "embed".
         prompt, candidates: of rows that have none.
@@ -53,6 +53,7 @@ class Spec:
     where: LoadOptions = field(default_factory=LoadOptions)
     max_rows: int = 8
     threads: int = 2
+    fetched_from: str | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -78,7 +79,7 @@ class Spec:
         settings = resolve(self.options, manifest.generation)
         return {
             "format": FORMAT,
-            "bundle": hashlib.sha256((self.bundle / MANIFEST).read_bytes()).hexdigest(),
+            "bundle": self.checksum(),
             "task": self.task,
             "prompt": self.prompt,
             "candidates": list(self.candidates),
@@ -86,6 +87,24 @@ class Spec:
             "columns": dict(self.columns),
             "carry": list(self.carry),
         }
+
+    def checksum(self) -> str:
+        """The SHA-256 sum of the manifest, which has those of all files."""
+        return manifests.sha256(self.bundle / manifests.FILE_NAME)
+
+    def here(self, checksum: str) -> Spec:
+        """The same on another machine, where the bundle is fetched if it was.
+
+        Raises:
+            BundleError: if it is another bundle there.
+        """
+        spec = self if self.fetched_from is None else dataclasses.replace(self, bundle=find(self.fetched_from))
+        if spec.checksum() != checksum:
+            raise BundleError(
+                f"a worker has another bundle as {self.fetched_from or self.bundle} than the job began with; give all"
+                " machines the same, or name a revision that does not move"
+            )
+        return spec
 
     def reader(self) -> Reader:
         """What reads rows."""

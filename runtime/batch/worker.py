@@ -111,6 +111,11 @@ class Worker:
                     running -= 1
                     yield row, self._recorder.record(row, result)
 
+    @property
+    def arithmetic(self) -> str:
+        """What the rounding of answers depends on."""
+        return self._vlm.pipeline.engine.target.arithmetic
+
     def close(self) -> None:
         """End, whatever is running."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -175,6 +180,11 @@ class Embedding:
             )
         (vectors,) = self._vlm.embed(images) if images else self._vlm.embed(queries=prompt)
         return vectors
+
+    @property
+    def arithmetic(self) -> str:
+        """What the rounding of vectors depends on."""
+        return self._vlm.pipeline.engine.target.arithmetic
 
     def close(self) -> None:
         """End."""

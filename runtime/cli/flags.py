@@ -62,7 +62,7 @@ BundleName = Annotated[
     typer.Argument(
         parser=check_bundle,
         metavar="BUNDLE",
-        help="Folder that an export wrote, or an id on the Hub: user/name, or user/name@revision.",
+        help="Folder that an export wrote, an id on the Hub (user/name, or user/name@revision), or a URL.",
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""A bundle by its folder, or by its id on the Hub: its files are fetched into the Hub's cache, and checked."""
+"""A bundle by its folder, its URL, or its id on the Hub: files of the Hub are fetched into its cache, and checked."""
 
 from __future__ import annotations
 
@@ -12,42 +12,51 @@ from pathlib import Path
 from ...graphs import BundleError, InputError, manifest
 from ...graphs.manifest import File
 from .errors import explained, import_hub
+from .urls import URL, fetch_url
 
 NAME = r"[A-Za-z0-9_][\w.-]*"
 ID = re.compile(rf"(?P<repository>{NAME}/{NAME})(@(?P<revision>[^\s@]+))?", re.ASCII)
 
 
 def find(bundle: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of a bundle: a folder as it is, or what is fetched for an id on the Hub.
+    """The folder of a bundle: a folder as it is, or what is fetched for a URL or an id on the Hub.
 
     Args:
-        bundle: a folder; or a text `user/name`, or `user/name@revision`, that is no path here.
+        bundle: a folder; or a text `user/name`, or `user/name@revision`, that is no path here; or a URL, where
+            hf://user/name is the same as user/name.
         revision: a branch, a tag or a commit of the repository.
 
     Raises:
-        BundleError: if there is neither, if the repository has no bundle, or one that is incomplete or damaged.
-        InputError: if the extra `hub` is missing, or `revision` is given for a folder or twice.
+        BundleError: if there is none of them, or what is there is no bundle, or incomplete or damaged.
+        InputError: if the extra `hub` or a package for the URL is missing, or `revision` is given for a folder or a
+            URL, or twice.
         VLMError: if the Hub cannot be reached.
     """
     match = _match_id(bundle)
     if match is None:
+        is_url = isinstance(bundle, str) and URL.match(bundle)
         if revision is not None:
-            raise InputError(f"revision is {revision!r}, and {bundle} is a folder; a revision is of an id on the Hub")
-        return Path(bundle)
+            kind = "URL" if is_url else "folder"
+            raise InputError(f"revision is {revision!r}, and {bundle} is a {kind}; a revision is of an id on the Hub")
+        return fetch_url(bundle) if is_url else Path(bundle)
     if revision is not None and match["revision"] is not None:
         raise InputError(f"{bundle} names a revision already; give revision={revision!r} or @, not both")
     return fetch(match["repository"], revision or match["revision"])
 
 
 def name_of(bundle: str) -> str:
-    """The name of a bundle for clients: that of its folder, or of its repository on the Hub; empty for the root."""
+    """The name of a bundle for clients: that of its folder, URL, or repository on the Hub; empty for the root."""
     match = _match_id(bundle)
-    return Path(bundle).resolve().name if match is None else Path(match["repository"]).name
+    if match is not None:
+        return Path(match["repository"]).name
+    return Path(bundle).name if URL.match(bundle) else Path(bundle).resolve().name
 
 
 def _match_id(bundle: str | os.PathLike[str]) -> re.Match[str] | None:
-    """The parts of an id on the Hub; None for a path."""
-    return ID.fullmatch(bundle) if isinstance(bundle, str) and not os.path.lexists(bundle) else None
+    """The parts of an id on the Hub; None for a path or another URL."""
+    if not isinstance(bundle, str) or os.path.lexists(bundle):
+        return None
+    return ID.fullmatch(bundle.removeprefix("hf://"))
 
 
 def fetch(repository: str, revision: str | None = None) -> Path:

@@ -49,6 +49,13 @@ class Target:
         return int(self.resolved[self.row.ort_name].get("device_id", 0))
 
     @property
+    def arithmetic(self) -> str:
+        """What the rounding of results depends on: the provider, and those of its options that change it."""
+        tf32 = self.resolved[PROVIDERS["cuda"].ort_name].get("use_tf32") == "1"
+        fallback = self.allow_fallback and not self.row.on_host
+        return " ".join([self.provider, *["with tf32"] * tf32, *["with nodes on the CPU"] * fallback])
+
+    @property
     def captures(self) -> bool:
         """Whether decoding steps are to be replayed as one CUDA graph."""
         return self.resolved[PROVIDERS["cuda"].ort_name].get("enable_cuda_graph") == "1"

@@ -20,7 +20,7 @@ JOB = "The job"  #: a heading of `--help`
 
 
 def batch(
-    bundle: flags.Bundle,
+    bundle: flags.BundleName,
     input: Annotated[
         Path,
         typer.Argument(
@@ -60,6 +60,10 @@ def batch(
     ] = "jsonl",
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Answer rows anew that failed before.", rich_help_panel=JOB)
+    ] = False,
+    mix_providers: Annotated[
+        bool,
+        typer.Option("--mix-providers", help="Go on also where another provider answered before.", rich_help_panel=JOB),
     ] = False,
     shard_rows: Annotated[int, typer.Option(metavar="N", help="Results in one file.", rich_help_panel=JOB)] = 256,
     report: Annotated[
@@ -103,14 +107,16 @@ def batch(
     from ...batch.progress import Lines, Shown, summary
     from ...batch.ray_engine import on_ray
     from ...batch.run import ENGINES, answer_here
+    from ...hub.find import find
 
     if task == "embed" and report is not None:
         raise InputError("--report shows answers, and the task embed makes vectors; leave it out")
     if engine not in ENGINES:
         raise InputError(f"the engine is {engine!r}; give one of {', '.join(ENGINES)}")
 
+    folder = find(bundle)
     spec = Spec(
-        bundle=bundle,
+        bundle=folder,
         base=Path(),
         task=task,
         prompt=prompt,
@@ -122,8 +128,9 @@ def batch(
         where=where,
         max_rows=max_rows,
         threads=_readers(engine, workers),
+        fetched_from=None if folder == Path(bundle) else bundle,
     )
-    asked = Batch(input, output, spec, format, shard_rows, retry_errors)
+    asked = Batch(input, output, spec, format, shard_rows, retry_errors, mix_providers)
     shown = Lines(print_json) if as_json else Shown(messages)
     with _ends_by_terminate(), shown:
         answer = answer_here if engine == "local" else on_ray(input, ray_address, workers or 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +17,7 @@ from batch_fakes import echo, read_results, write_rows
 from onnx_vlm.graphs import GenerationError, InputError
 from onnx_vlm.runtime.batch import Batch, Spec, run
 from onnx_vlm.runtime.batch.ray_engine import on_ray
+from onnx_vlm.runtime.batch.run import Answer, Opened, answer_here
 
 ROWS = [{"prompt": f"row {index}" + " bad" * (index % 5 == 3)} for index in range(20)]
 
@@ -140,6 +144,35 @@ def test_results_of_another_bundle_are_refused(bundle: Path, tmp_path: Path):
     (other / "manifest.json").write_text(text.replace('"checkpoint": "', '"checkpoint": "other '))
     with pytest.raises(InputError, match="its bundle is"):
         echo(other, rows, tmp_path / "out")
+
+
+@contextmanager
+def on_cuda(opened: Opened) -> Iterator[Iterator[dict]]:
+    """Answer rows, as if on a GPU."""
+    with batch_fakes.answer_by_echo(opened) as records:
+        opened.job.note_arithmetic("cuda")
+        yield records
+
+
+def test_results_of_two_providers_are_mixed_only_if_that_is_asked_for(bundle: Path, tmp_path: Path):
+    def job(answer: Answer, **options: bool) -> int:
+        return run(Batch(rows, tmp_path / "out", Spec(bundle, Path()), **options), answer).done
+
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS[:7])
+    assert job(on_cuda) == 7
+    assert job(answer_here) == 7  # nothing is left to answer
+    write_rows(rows, ROWS[:14])
+    before = (tmp_path / "out" / "job.json").read_bytes()
+    with pytest.raises(InputError, match=r"has results of the provider cuda, and this is cpu.*--provider cuda"):
+        job(answer_here)
+    assert len(read_results(tmp_path / "out")) == 7
+    assert (tmp_path / "out" / "job.json").read_bytes() == before
+    assert job(on_cuda) == 14
+    write_rows(rows, ROWS)
+    assert job(answer_here, mix_providers=True) == 20
+    assert json.loads((tmp_path / "out" / "job.json").read_text())["provider"] == ["cuda", "cpu"]
+    write_rows(rows, [*ROWS, *ROWS[:4]])
+    assert job(on_cuda) == 24  # results are mixed already
 
 
 def test_options_that_say_what_the_bundle_says_are_no_other_ones(bundle: Path, tmp_path: Path):

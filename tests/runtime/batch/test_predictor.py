@@ -58,6 +58,6 @@ def test_a_bundle_by_its_url_is_fetched_once(bundle: Path, vlm: VLM, tmp_path: P
         table = Predictor(f"file://{bundle}", "caption", threads=1)({"image": photos(1)})
     assert table["text"].to_pylist() == [vlm.generate("caption", photos(1)[0]).text]
     assert len(list((tmp_path / "bundles").iterdir())) == 1
-    with pytest.raises(BundleError, match=r"gone cannot be fetched"):
+    with pytest.raises(BundleError, match=r"there is no bundle at .*gone"):
         Predictor(f"file://{tmp_path}/gone", "caption")
     assert len(list((tmp_path / "bundles").iterdir())) == 1

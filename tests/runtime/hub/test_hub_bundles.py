@@ -101,6 +101,12 @@ def test_what_is_in_the_cache_is_not_fetched_again_and_needs_no_network(client: 
     assert client.hub.requests == []
 
 
+def test_a_url_of_the_hub_is_an_id(client: Client, bundle: Path):
+    by_id, by_url, private = client.sentences("user/bundle", "hf://user/bundle@main", "hf://user/private")
+    assert by_id == by_url
+    assert "the Hub has no user/private" in private
+
+
 def test_load_takes_an_id_and_a_revision(client: Client, bundle: Path):
     newer = client.hub.repositories["user/bundle"]
     newer.tags["v1"] = dict(newer.files)

@@ -15,11 +15,12 @@ from onnx_vlm.graphs import TensorSpec, contract
 from onnx_vlm.runtime import InputError, ProviderError, load
 from onnx_vlm.runtime.cli import app
 from onnx_vlm.runtime.providers import cuda, onnx_bytes, ort_session, probe
+from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.providers.options import OPTIONS, SESSION, parse, resolve
 from onnx_vlm.runtime.providers.ort_session import create
 from onnx_vlm.runtime.providers.placement import check_placement
 from onnx_vlm.runtime.providers.table import PROVIDERS
-from onnx_vlm.runtime.providers.targets import Target
+from onnx_vlm.runtime.providers.targets import Target, choose_targets
 from typer.testing import CliRunner
 
 BUILT = set(ort.get_available_providers())
@@ -79,6 +80,19 @@ def test_options_reach_the_session(bundle: Path):
     assert (options.intra_op_num_threads, options.enable_cpu_mem_arena) == (1, False)
     with pytest.raises(InputError, match="give one of them"):
         load(bundle, threads=1, provider_options={"threads": 2})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (LoadOptions("cpu", 2, {"arena": "off"}, allow_fallback=True), "cpu"),
+        (LoadOptions("cuda", provider_options={"cuda_graph": "on", "tf32": "off"}), "cuda"),
+        (LoadOptions("cuda", provider_options={"tf32": "on"}), "cuda with tf32"),
+        (LoadOptions("tensorrt", allow_fallback=True), "tensorrt with nodes on the CPU"),
+    ],
+)
+def test_what_the_rounding_depends_on(options: LoadOptions, expected: str):
+    assert [target.arithmetic for target in choose_targets(options)] == [expected]
 
 
 def test_auto_takes_what_loads_and_drops_no_option(bundle: Path):
