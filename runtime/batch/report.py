@@ -34,13 +34,15 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .numbers { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; } .numbers b { display: block; font-size: 1.6rem; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 1rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr));
+gap: 1rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .6rem; overflow-wrap: anywhere; }
-figure img { display: block; width: 100%; height: 180px; object-fit: contain; }
+figure img { display: block; margin: 0 auto .5rem; max-width: 100%; max-height: 320px; }
 figcaption { font-size: .85rem; } figcaption small { opacity: .7; display: block; }
 table { border-collapse: collapse; } td { border-top: 1px solid var(--line); padding: .3rem .8rem .3rem 0;
 overflow-wrap: anywhere; } td:first-child { text-align: right; }
-.charts { display: flex; flex-wrap: wrap; gap: 2rem; } svg { max-width: 100%; } svg rect { fill: var(--bar); }
+.charts { display: flex; flex-wrap: wrap; gap: 2rem; } .charts div { max-width: 100%; }
+svg { max-width: 100%; height: auto; } svg rect { fill: var(--bar); }
 svg text { fill: currentColor; font-size: 11px; } .bad { color: var(--bad); }
 """
 
@@ -115,8 +117,9 @@ def _page(batch: Batch, progress: Progress, seen: Seen, figures: Sequence[str]) 
         "rows": f"{event['rows']:,}",
         "answered": f"{event['done'] - failed:,}",
         "failed": f"{failed:,}",
-        "rows a second, the last time": f"{progress.rows_per_second:.2f}",
     }
+    if progress.rows_per_second:
+        numbers["rows a second in the last run"] = f"{progress.rows_per_second:.2f}"
     shown = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in numbers.items())
     errors = "".join(f"<tr><td>{count:,}</td><td>{_text(kind)}</td></tr>" for kind, count in event["errors"].items())
     charts = "".join(
@@ -135,7 +138,7 @@ def _page(batch: Batch, progress: Progress, seen: Seen, figures: Sequence[str]) 
 <h1>{_text(batch.input.name)} answered by {_text(bundle)}</h1>{prompt}
 <div class="numbers">{shown}</div>
 {f'<h2 class="bad">Errors, the commonest first</h2><table>{errors}</table>' if errors else ""}
-<h2>Distributions</h2><div class="charts">{charts or "No row was answered."}</div>
+{f'<h2>Distributions</h2><div class="charts">{charts}</div>' if charts else ""}
 <h2>{len(figures)} rows, drawn at random</h2><div class="grid">{"".join(figures)}</div>
 </html>
 """
@@ -150,7 +153,8 @@ def _figure(reader: Reader, row: Row, record: Record) -> str:
     except VLMError as error:  # it was there when it was answered
         image, prompt = f'<p class="bad">{_text(error)}</p>', ""
     asked = "" if prompt == reader.prompt or not isinstance(prompt, str) else f"<small>{_text(prompt)}</small>"
-    answer = record.get("caption") or record["text"] or ""
+    labels = ", ".join(box["label"] for box in record.get("boxes") or () if box["label"])  # not the codes of places
+    answer = record.get("caption") or labels or record["text"] or ""
     return (
         f"<figure>{image}<figcaption>{asked}{_text(answer)}<small>{_text(record['id'])}</small></figcaption></figure>"
     )
@@ -188,7 +192,7 @@ def histogram(title: str, values: Sequence[float], show: Callable[[float], str])
         for index, tall in enumerate(counts / max(1, counts.max()) * height)
     )
     return (
-        f'<div><b>{_text(title)}</b><br><svg width="{width}" height="{height + 18}" role="img">{bars}'
+        f'<div><b>{_text(title)}</b><br><svg viewBox="0 0 {width} {height + 18}" width="{width}" role="img">{bars}'
         f'<text x="0" y="{height + 14}">{show(start)}</text>'
         f'<text x="{width / 2}" y="{height + 14}" text-anchor="middle">median {show(middle)}</text>'
         f'<text x="{width}" y="{height + 14}" text-anchor="end">{show(end)} (99 %)</text></svg></div>'

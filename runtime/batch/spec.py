@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 from ...graphs import BundleError, InputError
 from ...graphs import manifest as manifests
 from ..hub.find import find
+from ..limits import Limits
 from ..model import VLM
 from ..options import Options, resolve
 from ..providers.load_options import LoadOptions
+from .readers import Readers
 from .records import FORMAT, TASKS, Recorder, Task
 from .rows import Reader
 from .worker import Embedding, Worker
@@ -38,6 +41,8 @@ class Spec:
         where: the provider and its options.
         max_rows: answers, beams and candidates that are computed together.
         threads: how many read images.
+        apart: whether each of these has a process to read in. It leaves more of this one's time to the model, and a
+            decoder that crashes on an image takes that row alone with it.
     """
 
     bundle: Path
@@ -53,6 +58,7 @@ class Spec:
     where: LoadOptions = field(default_factory=LoadOptions)
     max_rows: int = 8
     threads: int = 2
+    apart: bool = False
     fetched_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -115,10 +121,16 @@ class Spec:
         """What answers rows: the bundle is loaded."""
         reader = self.reader()
         recorder = Recorder(self.task, reader, self.carry, self.carry_as_text)
-        vlm = VLM(self.bundle, self.where)
         if self.task == "embed":
-            return Embedding(vlm, reader, recorder)
-        return Worker(vlm, reader, recorder, self.task, self.options, self.max_rows, self.threads)
+            return Embedding(VLM(self.bundle, self.where), reader, recorder)
+        with ExitStack() as undo:
+            readers = Readers(manifests.load(self.bundle), Limits(), self.threads) if self.apart else None
+            if readers is not None:
+                undo.callback(readers.close)
+            vlm = VLM(self.bundle, self.where)  # while they start
+            worker = Worker(vlm, reader, recorder, self.task, self.options, self.max_rows, self.threads, readers)
+            undo.pop_all()
+        return worker
 
     def _fetcher(self) -> Callable[[str], bytes] | None:
         if not self.media_domains:

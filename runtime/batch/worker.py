@@ -16,14 +16,16 @@ from typing import TypeAlias
 import numpy as np
 
 from ...graphs import InputError
-from ..inputs import Request
+from ..inputs import Media, Request
 from ..model import VLM
 from ..options import Options, resolve
 from ..results import Generation, Score
 from ..scheduling import Piece, Scheduler, tasks
+from .readers import Readers
 from .records import Record, Recorder, Task
-from .rows import Reader, Row
+from .rows import Question, Reader, Row
 
+AT_ONCE = 4  #: rows that a process reads at once
 #: What comes of a row.
 Result: TypeAlias = "Generation | list[Score] | Exception"
 
@@ -51,8 +53,9 @@ class Worker:
     """Answers rows, each as `VLM.generate` or `VLM.score` would alone.
 
     Threads read and resize the images of rows to come, the scheduler's first thread runs the vision encoder and its
-    second the decoder. Rows begin in groups, so that short prompts run together. A row leaves when it is done, so they
-    come in another order.
+    second the decoder. Rows begin in groups, so that short prompts run together: as many as are answered at once while
+    the model waits for images, else half of them, as others end. A row leaves when it is done, so they come in another
+    order.
 
     Args:
         vlm: the loaded model.
@@ -61,6 +64,7 @@ class Worker:
         options: of answers; a row's own go before them.
         max_rows: answers, beams and candidates that are computed together.
         threads: how many read images.
+        readers: read images in their processes, and are closed with this; None to read in these threads.
     """
 
     def __init__(
@@ -72,18 +76,21 @@ class Worker:
         options: Options | None = None,
         max_rows: int = 8,
         threads: int = 2,
+        readers: Readers | None = None,
     ) -> None:
         self._options: Options = options or {}
         copies = resolve(self._options, vlm.manifest.generation).copies
         rows = max(max_rows, copies, len(reader.candidates))
-        self._group = max(1, rows // 2)  # some begin as others end
-        self._ahead = 2 * rows + self._group + threads  # enough that the decoder never waits, and few images in memory
+        self._rows, self._ahead = rows, 2 * rows + rows // 2 + threads  # few images in memory, and no wait for the next
         self._vlm, self._reader, self._recorder, self._task = vlm, reader, recorder, task
         # No row is a conversation's next turn, so no beginnings are kept; and nobody waits for a next token.
         self._scheduler = Scheduler(
-            vlm, max_rows=rows, max_queue=self._ahead, prefix_memory=0, max_pause=math.inf, together=self._group
+            vlm, max_rows=rows, max_queue=self._ahead, prefix_memory=0, max_pause=math.inf, together=rows
         )
         self._pool = ThreadPoolExecutor(threads, "onnx-vlm reads")
+        self._readers = readers
+        # A process gets several rows at once: to wake this one for each would cost small models much of their time.
+        self._at_once = 1 if readers is None else max(1, min(AT_ONCE, rows // 2))
 
     def answer(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Record]]:
         """Each row with its record, in the order in which they are done. Only so many rows are taken ahead."""
@@ -92,10 +99,13 @@ class Worker:
         reading = running = 0
         group: list[Read] = []
         while True:
-            for row in islice(rows, self._ahead - reading - len(group) - running):
-                self._pool.submit(self._read, row, events)
-                reading += 1
-            if group and (len(group) >= self._group or not reading):
+            while self._ahead - reading - len(group) - running >= self._at_once:
+                if not (part := list(islice(rows, self._at_once))):
+                    break
+                self._pool.submit(self._read, part, events)
+                reading += len(part)
+            enough = self._rows if running < self._rows else max(1, self._rows // 2)
+            if group and (len(group) >= enough or not reading):
                 self._begin(group, events)
                 running, group = running + len(group), []
             if not reading and not running:
@@ -119,6 +129,8 @@ class Worker:
     def close(self) -> None:
         """End, whatever is running."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._readers is not None:
+            self._readers.close()
         self._scheduler.close(drain=False)
 
     def __enter__(self) -> Worker:
@@ -127,20 +139,39 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, row: Row, events: Events) -> None:
-        """Read a row's images. Whatever fails is this row's alone."""
-        try:
-            question = self._reader.question(row)
-            request = question.request
-            media = self._vlm.pipeline.read_media(request.images, request.videos)
-            request = dataclasses.replace(request, media=media)
-            if self._task == "score":
-                task = self._scheduler.task(request, question.candidates)
-            else:
-                task = self._scheduler.task(request, pieces=False, **{**self._options, **question.options})
-            events.put(Read(row, task))
-        except Exception as error:
-            events.put(Read(row, error))
+    def _read(self, rows: Sequence[Row], events: Events) -> None:
+        """Read the images of rows. Whatever fails is that row's alone."""
+        asked: list[tuple[Row, Question]] = []
+        for row in rows:
+            try:
+                asked.append((row, self._reader.question(row)))
+            except Exception as error:
+                events.put(Read(row, error))
+        for (row, question), media in zip(asked, self._media([question.request for _, question in asked])):
+            try:
+                events.put(Read(row, self._as_task(question, media)))
+            except Exception as error:
+                events.put(Read(row, error))
+
+    def _media(self, requests: Sequence[Request]) -> Sequence[Media | Exception]:
+        """The images and videos of each request, or why they cannot be read."""
+        if self._readers is not None:
+            return self._readers.read([(request.images, request.videos) for request in requests])
+        media: list[Media | Exception] = []
+        for request in requests:
+            try:
+                media.append(self._vlm.pipeline.read_media(request.images, request.videos))
+            except Exception as error:
+                media.append(error)
+        return media
+
+    def _as_task(self, question: Question, media: Media | Exception) -> tasks.Task:
+        if isinstance(media, Exception):
+            raise media
+        request = dataclasses.replace(question.request, media=media)
+        if self._task == "score":
+            return self._scheduler.task(request, question.candidates)
+        return self._scheduler.task(request, pieces=False, **{**self._options, **question.options})
 
     def _begin(self, group: Sequence[Read], events: Events) -> None:
         """Give rows to the scheduler, which tells of their end."""

@@ -68,18 +68,20 @@ class Batch:
 
     def accepts(self, ready: Sequence[Prepared]) -> int:
         """How many of the requests that are ready, in their order, can begin now: none while another prompt runs, nor
-        before all of those that are to run together have rows for their answers."""
+        before half of those that may run together have rows for their answers."""
         if self._joining or not ready:
             return 0
-        count, rows, longest = 0, 0, 0
+        count, begin, rows, longest = 0, 0, 0, 0
+        free = self._max_rows - self.rows
         for prepared in ready[: self._together]:
-            longest = max(longest, len(prepared.embeds))
+            longest, rows = max(longest, len(prepared.embeds)), rows + prepared.task.copies
             # With so few tokens they take no more memory than one long prompt.
             fits = (count + 1) * longest <= min(MOST, self._max_tokens) or not count
-            if not fits or rows + prepared.task.copies > self._max_rows:
+            if not fits or rows > self._max_rows:
                 break
-            count, rows = count + 1, rows + prepared.task.copies
-        return count if self.rows + rows <= self._max_rows else 0
+            count += 1
+            begin = count if rows <= free else begin
+        return begin if begin >= min(count, max(1, self._together // 2)) else 0
 
     def begin(self, prepared: Sequence[Prepared]) -> None:
         """Give requests that run together a row each; one alone also what is known of the beginning of its prompt."""

@@ -91,7 +91,7 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Threads that read images; with ray, the most actors.",
+            help="Processes that read images; with ray, the most actors.",
             show_default="as many as CPUs; 1 actor",
             rich_help_panel=flags.RUN,
         ),
@@ -128,6 +128,7 @@ def batch(
         where=where,
         max_rows=max_rows,
         threads=_readers(engine, workers),
+        apart=engine == "local",  # Ray counts the CPUs of its actors, and they are processes themselves
         fetched_from=None if folder == Path(bundle) else bundle,
     )
     asked = Batch(input, output, spec, format, shard_rows, retry_errors, mix_providers)
@@ -147,7 +148,7 @@ def batch(
 
 
 def _readers(engine: str, workers: int | None) -> int:
-    """How many threads read images in each process."""
+    """How many read images: processes, or with Ray threads of each actor."""
     if workers is not None and workers < 1:
         raise InputError(f"--workers is {workers}; give 1 or more")
     return 2 if engine == "ray" else workers or os.cpu_count() or 1
