@@ -133,7 +133,7 @@ ALLOWED = {
     "runtime.text": {"graphs", "runtime.generation"},
     "runtime.grounding": {"graphs", "runtime.generation", "runtime.text"},
     "runtime.providers": {"graphs"},
-    "runtime.hub": {"graphs"},
+    "runtime.hub": {"graphs", "runtime.providers"},  # whose folder of caches it shares
     "runtime.inference": {"graphs", "runtime", "runtime.providers", "runtime.text"},
     "runtime.retrieval": {"graphs", "runtime", "runtime.images", "runtime.inference", "runtime.text"},
     "runtime.scheduling": {
@@ -142,7 +142,7 @@ ALLOWED = {
     "runtime.server": {"graphs", "runtime", "runtime.grounding", "runtime.scheduling", "runtime.server.embeddings"},
     "runtime.server.embeddings": {"runtime", "runtime.retrieval", "runtime.scheduling", "runtime.server"},
     "runtime.batch": {
-        *("graphs", "runtime", "runtime.grounding", "runtime.images", "runtime.providers"),
+        *("graphs", "runtime", "runtime.grounding", "runtime.hub", "runtime.images", "runtime.providers"),
         *("runtime.scheduling", "runtime.server"),
     },
 }
