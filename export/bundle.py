@@ -13,7 +13,8 @@ import torch
 from ..graphs import ExportError, contract, manifest
 from ..graphs.transforms import weights
 from ..runtime import stored_proof
-from . import bundle_manifest, estimate, output_folder, system_errors, targets
+from . import bundle_manifest, estimate, output_folder, run_to_round, system_errors, targets
+from .calibration.pictures import find as find_pictures
 from .checkpoint import hub
 from .checkpoint.checkpoint import Checkpoint, Weights
 from .estimate import Estimate
@@ -40,6 +41,7 @@ def export_model(
     target: str = targets.ONNXRUNTIME.name,
     adapter: str | Path | None = None,
     mask_decoder: str | Path | None = None,
+    calibrate: str | Path | None = None,
     kv_cache: str = FLOAT_CACHE,
     overwrite: bool = False,
     prove: bool = True,
@@ -62,6 +64,8 @@ def export_model(
         adapter: a LoRA adapter as PEFT saves it, a folder or an id. It is merged into the weights.
         mask_decoder: the file `vae-oid.npz`: the published weights of the VQ-VAE whose codes the model writes for
             `segment` prompts. With it the bundle makes masks of these codes.
+        calibrate: a folder of pictures like those to be asked about; the decoder's int4 weights are rounded so that
+            its answers about them change least. If it has a `prompts.txt`, its lines are the prompts, in turn.
         kv_cache: "float", or "int8" for keys and values with a quarter of float32's bytes.
         overwrite: replace `output` if it is a bundle.
         prove: run the source model on small images, a layer at a time, compare every stage of the bundle with the
@@ -76,14 +80,16 @@ def export_model(
     Raises:
         CheckpointError: if `checkpoint` is not a checkpoint, has an unsupported type or weights that do not fit its
             config.json.
-        ExportError: if `output` exists and may not be replaced, a precision or target is unknown, the disk has too
-            little room, the bundle differs from the source model, or its rounded weights lose too much.
+        ExportError: if `output` exists and may not be replaced, a precision or target is unknown, there is nothing to
+            calibrate or nothing to do so with, the disk has too little room, the bundle differs from the source model,
+            or its rounded weights lose too much.
     """
     warn_of_untested()
     report = progress or (lambda *_: None)
     precisions = choose_precisions(precision, vision_precision, block_size, kv_cache)
     chosen_target = targets.find(target)
     chosen_target.check_precisions(precisions)
+    pictures = None if calibrate is None else find_pictures(Path(calibrate), precisions[contract.DECODER])
     output = Path(output)
     output_folder.check(output, overwrite)
     source = hub.open_checkpoint(checkpoint, adapter)
@@ -102,7 +108,8 @@ def export_model(
             if mask_weights is not None:
                 parts = mask_weights.added_to(parts)
                 precisions[contract.MASK_DECODER] = "fp32"
-            expected = estimate.estimate(_weights_of(parts), precisions, block_size, prove)
+            images = 0 if pictures is None else len(pictures.paths)
+            expected = estimate.estimate(_weights_of(parts), precisions, block_size, prove, images)
             if announce is not None:
                 announce(expected)
             output_folder.check_room(output.parent, expected.disk)
@@ -125,10 +132,13 @@ def export_model(
             (folder / contract.CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         if "fp16" in precisions.values():
             report("find values too large for float16", 0, 0)
-            description = _compute_in_float16(folder, description, recipe.examples)
+            description = run_to_round.compute_in_float16(folder, description, recipe.examples)
+        if pictures is not None:
+            decoder = graphs[contract.DECODER]
+            description = run_to_round.calibrate(folder, description, decoder, pictures, recipe.examples, report)
         if contract.KV_CACHE in precisions:
             report("find scales of the KV cache", 0, 0)
-            description = _round_cache(folder, description, recipe.examples)
+            description = run_to_round.round_cache(folder, description, recipe.examples)
         if prove:
             report("prove", 0, 0)
             description = _prove(folder, description, source, family, recipe.examples, mask_weights, accept_loss)
@@ -178,31 +188,6 @@ def _write(folder: Path, graphs: dict[str, ir.Model], table: weights.Streamed, r
         report("write", done, total)
 
     weights.write(unwritten, count)
-
-
-def _compute_in_float16(folder: Path, description: manifest.Manifest, prompts: tuple[str, ...]) -> manifest.Manifest:
-    """Make graphs with float16 weights compute in float16; returns the manifest of the changed graphs."""
-    from .proof import float16_ranges, proof  # they run the bundle, which not every export does
-
-    dataclasses.replace(description, files=bundle_manifest.list_files(folder, hashed=False)).save(folder)
-    halves = [name for name in contract.GRAPHS if description.precision[name] == "fp16"]
-    float32_nodes = float16_ranges.narrow(folder, halves, prompts, proof.images()[0])
-    graphs = dict(description.graphs)
-    if contract.DECODER in halves:
-        graphs[contract.DECODER] = graphs[contract.DECODER].with_cache_dtype("float16")
-    return dataclasses.replace(description, graphs=graphs, float32_nodes=float32_nodes)
-
-
-def _round_cache(folder: Path, description: manifest.Manifest, prompts: tuple[str, ...]) -> manifest.Manifest:
-    """Give the decoder graph a KV cache of int8; returns the manifest of the changed graph."""
-    from .proof import cache_ranges, proof  # they run the bundle, which not every export does
-
-    floats = {name: value for name, value in description.precision.items() if name != contract.KV_CACHE}
-    files = bundle_manifest.list_files(folder, hashed=False)
-    dataclasses.replace(description, precision=floats, files=files).save(folder)
-    cache_ranges.narrow(folder, prompts, proof.images())
-    decoder = description.graphs[contract.DECODER].with_cache_dtype("int8")
-    return dataclasses.replace(description, graphs={**description.graphs, contract.DECODER: decoder})
 
 
 def _prove(

@@ -13,6 +13,9 @@ from ..graphs.precision import PRECISIONS
 #: took 40 seconds; there are two.
 START = 16.0
 PROOF = 80.0
+#: Seconds on two cores to round a billion weights by calibration, and to see what an image gives them.
+CALIBRATION = 130.0
+CALIBRATION_IMAGE = 10.0
 #: Bytes of memory of every export, and besides of a proof; a proof also takes this many bytes for each of the largest
 #: weight.
 MEMORY = 1_200_000_000
@@ -34,9 +37,13 @@ class Estimate:
 
 
 def estimate(
-    parts: dict[str, list[torch.Tensor]], precisions: dict[str, str], block_size: int, prove: bool
+    parts: dict[str, list[torch.Tensor]], precisions: dict[str, str], block_size: int, prove: bool, images: int = 0
 ) -> Estimate:
-    """Estimate the export of weights, given by the part that they belong to, in these precisions."""
+    """Estimate the export of weights, given by the part that they belong to, in these precisions.
+
+    Args:
+        images: how many it is calibrated on.
+    """
     seconds, disk, largest = START, 0, 0
     for name, tensors in parts.items():
         precision = PRECISIONS[precisions[name]]
@@ -47,4 +54,9 @@ def estimate(
             bits = precision.bits if precision.dtype else precision.bits + 32 / shared
             size = int(tensor.numel() * (bits if tensor.ndim == 2 or precision.dtype else 32) / 8)
             disk, largest = disk + size, max(largest, size)
-    return Estimate(seconds, MEMORY + prove * int(PROOF_MEMORY + PROOF_LARGEST * largest), disk)
+    if images:
+        weights = sum(tensor.numel() for tensors in parts.values() for tensor in tensors) / 1e9
+        seconds += weights * (CALIBRATION + images * CALIBRATION_IMAGE)
+    proof_memory = prove * int(PROOF_MEMORY + PROOF_LARGEST * largest)
+    calibration_memory = disk if images else 0  # the bundle is loaded to answer
+    return Estimate(seconds, MEMORY + max(proof_memory, calibration_memory), disk)

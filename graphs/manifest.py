@@ -34,6 +34,7 @@ from .sampling import Sampling
 __all__ = [
     "FILE_NAME",
     "FORMAT",
+    "Calibration",
     "ChatPrompt",
     "Crop",
     "CropTexts",
@@ -83,6 +84,14 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How many images the decoder's weights were rounded for, with how many prompts in turn."""
+
+    images: int
+    prompts: int
+
+
+@dataclass(frozen=True)
 class File:
     """Size in bytes and checksum of one file of the bundle."""
 
@@ -103,8 +112,8 @@ class Manifest:
     """Everything that a runtime needs to know of a bundle.
 
     Attributes:
-        source, made_with, target, float32_nodes: for people alone. `float32_nodes` names, by graph, the nodes of a
-            float16 graph that compute in float32 because their values are too large.
+        source, made_with, target, calibration, float32_nodes: for people alone. `float32_nodes` names, by graph, the
+            nodes of a float16 graph that compute in float32 because their values are too large.
         profiles: the shapes to build engines for, by graph; empty for graphs that are not made for that.
         cache: "in_place" where past and present of a layer are one buffer; "copied" where they are two, and the
             present is a copy of the past with the new tokens in it.
@@ -134,6 +143,7 @@ class Manifest:
     proof: Proof | None
     files: dict[str, File]
     vectors: Vectors | None = None
+    calibration: Calibration | None = None
 
     @property
     def kind(self) -> Literal["generation", "embedding"]:

@@ -36,8 +36,8 @@ def _from_8(data: Data) -> Data:
 def _from_9(data: Data) -> Data:
     """Format 10 has videos of which so many frames a second are taken, and frames whose times stand in the prompt.
 
-    It also has long images that are cut into parts, the texts around these, and KV caches of int8
-    (`precision.kv_cache`). All new fields may be absent.
+    It also has long images that are cut into parts, the texts around these, KV caches of int8 (`precision.kv_cache`)
+    and how weights were calibrated. All new fields may be absent.
     """
     return data
 

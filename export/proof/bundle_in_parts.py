@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,20 +86,29 @@ class OnDisk:
         A decoder goes on where the call before ended, unless a call has KV buffers of its own. A part of the graph
         makes all calls before the next part is loaded. `probe` may add outputs to each part.
         """
-        past = {present.name: past.name for past, present in self.manifest.graphs[graph].cache_pairs()}
         known = [dict(call) for call in calls]
-        for part in split(ir.load(self.folder / f"{graph}.onnx"), AT_ONCE):
+        for part in self.parts(graph):
             if probe is not None:
                 probe(part)
-            session = _session(part, self.folder, as_written=probe is not None)
-            inputs, outputs = _names(session.get_inputs()), _names(session.get_outputs())
-            buffers: Values = {}
-            for values in known:
-                at_hand = buffers | values
-                results = dict(zip(outputs, session.run(outputs, {name: at_hand[name] for name in inputs})))
-                buffers = {past[name]: results.pop(name) for name in outputs if name in past}
+            for values, results in zip(known, self.results(graph, part, known, as_written=probe is not None)):
                 values.update(results)
         return known
+
+    def parts(self, graph: str, at_once: int = AT_ONCE) -> Iterator[ir.Model]:
+        """The parts of a graph, each with at most `at_once` bytes of weights."""
+        return split(ir.load(self.folder / f"{graph}.onnx"), at_once)
+
+    def results(self, graph: str, part: ir.Model, calls: list[Values], as_written: bool = False) -> Iterator[Values]:
+        """What a part of a graph computes for each call's values, without KV buffers, one call after the other."""
+        past = {present.name: past.name for past, present in self.manifest.graphs[graph].cache_pairs()}
+        session = _session(part, self.folder, as_written)
+        inputs, outputs = _names(session.get_inputs()), _names(session.get_outputs())
+        buffers: Values = {}
+        for values in calls:
+            at_hand = buffers | values
+            results = dict(zip(outputs, session.run(outputs, {name: at_hand[name] for name in inputs})))
+            buffers = {past[name]: results.pop(name) for name in outputs if name in past}
+            yield results
 
 
 def _session(model: ir.Model, folder: Path, as_written: bool) -> ort.InferenceSession:

@@ -27,10 +27,10 @@ def quantize_blocks(model: ir.Model, bits: int, block_size: int) -> int:
     """
     replaced = 0
     for node, weight in products(model):
-        packed, scales = (add_initializer(model, tensor) for tensor in _blocks(weight.const_value, bits, block_size))
+        values, scales = (add_initializer(model, tensor) for tensor in _blocks(weight.const_value, bits, block_size))
         rows, columns = weight.shape
         attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block_size, "accuracy_level": 4}
-        product = ir.node("MatMulNBits", [node.inputs[0], packed, scales], attributes, domain="com.microsoft")
+        product = ir.node("MatMulNBits", [node.inputs[0], values, scales], attributes, domain="com.microsoft")
         replace(model, node, [product])
         replaced += 1
     model.graph.opset_imports["com.microsoft"] = 1
@@ -54,7 +54,13 @@ def replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
         model.graph.initializers.pop(weight.name)
 
 
-def _blocks(weight: Weight, bits: int, block_size: int) -> tuple[Streamed, Streamed]:
+class Packed(Streamed):
+    """The packed values of `weight`."""
+
+    weight: Weight
+
+
+def _blocks(weight: Weight, bits: int, block_size: int) -> tuple[Packed, Streamed]:
     """Packed values and scales of a weight."""
     rows, columns = weight.shape.numpy()
     blocks = math.ceil(rows / block_size)
@@ -63,8 +69,9 @@ def _blocks(weight: Weight, bits: int, block_size: int) -> tuple[Streamed, Strea
         return (quantized(weight.columns(part), bits, block_size) for part in slices((columns, rows)))
 
     shape = (columns, blocks, block_size * bits // 8)
-    packed = Streamed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, pieces)
-    return packed, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], pieces, index=1)
+    values = Packed(f"{weight.name}.q{bits}", ir.DataType.UINT8, shape, pieces)
+    values.weight = weight
+    return values, Streamed(f"{weight.name}.scales", ir.DataType.FLOAT, shape[:2], pieces, index=1)
 
 
 def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,17 +86,24 @@ def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarra
     if rows % block_size:
         weight = np.pad(weight, ((0, 0), (0, blocks * block_size - rows)))
     values, scales = _best(np.ascontiguousarray(weight).reshape(-1, block_size), bits)
+    return packed(values.reshape(columns, -1), bits, block_size), scales.reshape(columns, blocks)
+
+
+def packed(values: np.ndarray, bits: int, block_size: int) -> np.ndarray:
+    """Integers (out, in), which it changes, as `quantized` returns them."""
     values += 1 << (bits - 1)
-    packed = values.astype(np.uint8)
+    columns, rows = values.shape
+    stored = np.full((columns, -(-rows // block_size) * block_size), 1 << (bits - 1), np.uint8)
+    stored[:, :rows] = values
     if bits == 4:  # two neighbours are the halves of a 16-bit integer; its lower byte gets both
-        pairs = packed.view("<u2")
-        packed = (pairs | pairs >> 4).astype(np.uint8)
-    return packed.reshape(columns, blocks, -1), scales.reshape(columns, blocks)
+        pairs = stored.view("<u2")
+        stored = (pairs | pairs >> 4).astype(np.uint8)
+    return stored.reshape(columns, -1, block_size * bits // 8)
 
 
-def dequantized(packed: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+def dequantized(stored: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """The weights (out, blocks * block_size) of float32 that `quantized` stored; the last block's padding included."""
-    values = np.stack([packed & 15, packed >> 4], -1).reshape(*scales.shape, -1) if bits == 4 else packed
+    values = np.stack([stored & 15, stored >> 4], -1).reshape(*scales.shape, -1) if bits == 4 else stored
     restored = values.astype(np.float32)
     restored -= 1 << (bits - 1)
     restored *= scales[..., None]

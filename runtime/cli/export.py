@@ -56,6 +56,10 @@ def export(
     kv_cache: Annotated[
         str, typer.Option(metavar="NAME", help="float, or int8: a KV cache of a quarter of the bytes, on the CPU.")
     ] = "float",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(parser=parse_path, metavar="DIR", help="Round int4 weights for the pictures in this folder."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a bundle.")] = False,
     prove: Annotated[bool, typer.Option(help="Compare every stage with the source model, and keep the proof.")] = True,
     accept_loss: Annotated[
@@ -80,6 +84,7 @@ def export(
             adapter=adapter,
             mask_decoder=mask_decoder,
             kv_cache=kv_cache,
+            calibrate=calibrate,
             overwrite=overwrite,
             prove=prove,
             accept_loss=accept_loss,

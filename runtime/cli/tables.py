@@ -167,6 +167,9 @@ def _behaviour(manifest: Manifest) -> Table:
         table.add_row("proof", f"{len(prompts)} images with {', '.join(map(repr, dict.fromkeys(prompts)))}")
         if manifest.proof.loss is not None:
             table.add_row("loss", str(manifest.proof.loss))
+    if (calibration := manifest.calibration) is not None:
+        counted = f"{calibration.images} images and {calibration.prompts} prompts"
+        table.add_row("calibrated", f"the decoder, on {counted}")
     wide = [f"{len(nodes)} nodes of {name}" for name, nodes in manifest.float32_nodes.items() if nodes]
     if wide:
         table.add_row("kept in float32", ", ".join(wide))
