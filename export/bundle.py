@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from ..graphs import ExportError, contract, manifest
-from ..graphs.transforms import weights
+from ..graphs.transforms import expand_blocks, weights
 from ..runtime import stored_proof
 from . import bundle_manifest, estimate, output_folder, run_to_round, system_errors, targets
 from .calibration.pictures import find as find_pictures
@@ -139,6 +139,8 @@ def export_model(
         if contract.KV_CACHE in precisions:
             report("find scales of the KV cache", 0, 0)
             description = run_to_round.round_cache(folder, description, recipe.examples)
+        if pictures is None:  # calibrated scales are no multiples of one number
+            expand_blocks.write_columns(folder / f"{contract.DECODER}.onnx")
         if prove:
             report("prove", 0, 0)
             description = _prove(folder, description, source, family, recipe.examples, mask_weights, accept_loss)
@@ -207,6 +209,7 @@ def _prove(
     if mask_weights is not None:
         evidence.cases[0].expected.update(mask_weights.expectations())
     verdict.judge(folder, evidence, weights_check, description.precision, source.name, accept_loss)
+    verdict.judge_columns(folder, evidence)
     stored_proof.write(folder, evidence.cases)
     return dataclasses.replace(
         description, proof=manifest.Proof(prompts=tuple(case.prompt for case in evidence.cases), loss=evidence.loss)

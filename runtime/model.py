@@ -38,6 +38,7 @@ def load(
     embedding_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     look_ahead: bool = True,
+    expand_weights: bool = False,
 ) -> VLM:
     """Load a bundle. The model may be used from several threads at once.
 
@@ -54,7 +55,7 @@ def load(
         embedding_folder: where image embeddings are kept on disk too, for other processes and later ones, without a
             limit. None for nowhere.
         revision: for an id, a branch, a tag or a commit of its repository.
-        look_ahead: see `LoadOptions`.
+        look_ahead, expand_weights: see `LoadOptions`.
 
     Raises:
         BundleError: if the bundle is incomplete, damaged or of another format, or is not there.
@@ -63,7 +64,7 @@ def load(
             what is missing and how to get it.
         VLMError: if the Hub cannot be reached.
     """
-    options = LoadOptions(provider, threads, provider_options or {}, allow_fallback, look_ahead)
+    options = LoadOptions(provider, threads, provider_options or {}, allow_fallback, look_ahead, expand_weights)
     return VLM(find(bundle, revision), options, limits, embedding_folder)
 
 
@@ -86,7 +87,9 @@ class VLM:
         self.limits = limits or Limits()
         options = options or LoadOptions()
         targets = choose_targets(options)
-        self.pipeline = Pipeline(folder, targets, self.limits, embedding_folder, options.look_ahead)
+        self.pipeline = Pipeline(
+            folder, targets, self.limits, embedding_folder, options.look_ahead, options.expand_weights
+        )
         self.manifest = self.pipeline.manifest
         engine = self.pipeline.engine
         self.provider = engine.target.provider

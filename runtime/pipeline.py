@@ -50,7 +50,7 @@ class Pipeline:
         targets: the providers that it may run on, the best first.
         limits: bounds of each call.
         embedding_folder: keeps image embeddings on disk too; None keeps them in memory alone.
-        look_ahead: guess tokens that repeat, and check several in one step.
+        look_ahead, expand_weights: see `LoadOptions`.
 
     Attributes:
         manifest: the bundle's description.
@@ -67,13 +67,14 @@ class Pipeline:
         limits: Limits,
         embedding_folder: str | PathLike[str] | None,
         look_ahead: bool = True,
+        expand_weights: bool = False,
     ) -> None:
         self.manifest = manifest.load(folder)
         self.limits = limits
         tile_tokens = self.manifest.tile_tokens
         with ThreadPoolExecutor(1) as pool:  # loading a large vocabulary takes as long as loading the graphs
             prompts = pool.submit(Prompts, folder, self.manifest.prompt, tile_tokens)
-            self.engine = Engine(folder, self.manifest, targets, limits.vision_memory)
+            self.engine = Engine(folder, self.manifest, targets, limits.vision_memory, expand_weights)
             self.prompts = prompts.result()
         # Tokens that run together see each other where attention is bidirectional.
         self._looks_ahead = look_ahead and self.manifest.causal

@@ -134,12 +134,8 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
     def expected(name: str) -> np.ndarray:
         return np.concatenate([case.expected[name] for case in cases])
 
-    def allowed(graph: str, loss: float = 0.0) -> tuple[str, float]:
-        precision = stages.manifest.precision
-        rows = [PRECISIONS[precision[graph]]]
-        if graph == contract.DECODER and contract.KV_CACHE in precision:
-            rows.append(CACHES[precision[contract.KV_CACHE]])
-        return rows[0].name, max(row.logits_tolerance(loss) if evidence.rounded else row.loss_refused for row in rows)
+    def allowed(graph: str) -> tuple[str, float]:
+        return _allowed(stages, evidence, graph)
 
     pixels = np.concatenate([tile for prompt in encoded for tile in prompt.tiles])
     yield Check(contract.PIXEL_VALUES, "", _error(pixels, expected(contract.PIXEL_VALUES)), PIXELS)
@@ -155,10 +151,23 @@ def compare(stages: Stages, evidence: Evidence) -> Iterator[Check]:
         precision, tolerance = allowed(contract.MASK_DECODER)
         yield Check(contract.MASKS, precision, _error(masks, cases[0].expected[contract.MASKS]), tolerance)
     if wrong is None:
-        checks = _answers if stages.manifest.vectors is None else _vectors
-        yield from checks(
-            stages, encoded, cases, *allowed(contract.DECODER, evidence.loss.error if evidence.loss else 0.0)
-        )
+        yield from compare_decoder(stages, evidence, encoded)
+
+
+def compare_decoder(stages: Stages, evidence: Evidence, encoded: Sequence[EncodedPrompt]) -> Iterator[Check]:
+    """Compare what the decoder makes of the encoded prompts of the evidence's cases."""
+    loss = evidence.loss.error if evidence.loss else 0.0
+    checks = _answers if stages.manifest.vectors is None else _vectors
+    yield from checks(stages, encoded, evidence.cases, *_allowed(stages, evidence, contract.DECODER, loss))
+
+
+def _allowed(stages: Stages, evidence: Evidence, graph: str, loss: float = 0.0) -> tuple[str, float]:
+    """The precision of a graph, and the largest error that passes."""
+    precision = stages.manifest.precision
+    rows = [PRECISIONS[precision[graph]]]
+    if graph == contract.DECODER and contract.KV_CACHE in precision:
+        rows.append(CACHES[precision[contract.KV_CACHE]])
+    return rows[0].name, max(row.logits_tolerance(loss) if evidence.rounded else row.loss_refused for row in rows)
 
 
 def _same_ids(encoded: EncodedPrompt, case: Case) -> bool:

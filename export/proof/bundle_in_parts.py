@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from ...graphs import contract, manifest
+from ...graphs.transforms.expand_blocks import load_columns
 from ...graphs.transforms.split import split
 from ...runtime.inference.token_embeddings import embed, merge
 from ...runtime.providers.ort_session import session_options
@@ -27,9 +28,11 @@ class OnDisk:
 
     Args:
         folder: the bundle; its manifest says which files it has.
+        columns: whether the decoder is its second graph, with expanded weights.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, columns: bool = False) -> None:
+        self._columns = columns
         self.folder, self.manifest = folder, manifest.load(folder)
         self.prompts = Prompts(folder, self.manifest.prompt, self.manifest.tile_tokens)
         self._table = np.load(folder / contract.EMBED_TOKENS, mmap_mode="r")
@@ -96,7 +99,8 @@ class OnDisk:
 
     def parts(self, graph: str, at_once: int = AT_ONCE) -> Iterator[ir.Model]:
         """The parts of a graph, each with at most `at_once` bytes of weights."""
-        return split(ir.load(self.folder / f"{graph}.onnx"), at_once)
+        load = load_columns if self._columns and graph == contract.DECODER else ir.load
+        return split(load(self.folder / f"{graph}.onnx"), at_once)
 
     def results(self, graph: str, part: ir.Model, calls: list[Values], as_written: bool = False) -> Iterator[Values]:
         """What a part of a graph computes for each call's values, without KV buffers, one call after the other."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...graphs import ExportError, contract
+import numpy as np
+
+from ...graphs import ExportError, contract, expansion
 from ...graphs.precision import CACHES, PRECISIONS
 from ...runtime.stored_proof import Evidence
-from ...runtime.verify import Check, compare
+from ...runtime.verify import Check, compare, compare_decoder, encode
 from .bundle_in_parts import OnDisk
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,34 @@ def judge(
             warned,
             remedy,
         )
+
+
+def judge_columns(folder: Path, evidence: Evidence) -> None:
+    """Remove the decoder's second graph where it does not do what the evidence says, and warn of that.
+
+    It rounds a whole row of activations by its largest one, so activations that are much larger than the others of
+    their row make it less exact than blocks are.
+    """
+    if not (folder / expansion.TABLE).exists():
+        return
+    stages = OnDisk(folder, columns=True)
+    cases = [dataclasses.replace(case, expected=_prefill(case.expected)) for case in evidence.cases]
+    encoded = [encode(stages, case.prompt, case.image) for case in cases]
+    checks = list(compare_decoder(stages, dataclasses.replace(evidence, cases=cases), encoded))
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        (folder / expansion.GRAPH).unlink()
+        (folder / expansion.TABLE).unlink()
+        logger.warning(
+            "the decoder's weights cannot be expanded, so --expand-weights will not work with this bundle: %s",
+            "; ".join(f"{check.name}: error {check.error:.2g}, {check.tolerance:.2g} allowed" for check in failed),
+        )
+
+
+def _prefill(expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is expected after a prompt alone: the later tokens are run by the first graph."""
+    first = {contract.TOKEN_IDS, contract.LOGITS}
+    return {name: values[:1] if name in first else values for name, values in expected.items()}
 
 
 def failures(folder: Path, evidence: Evidence, weights: Check) -> list[Check]:

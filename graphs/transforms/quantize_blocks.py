@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from ..expansion import BLOCK_SIZE, LARGEST_MULTIPLE
 from .weights import Source, Streamed, Weight, add_initializer, slices
 
 BLOCK_SIZES = (32, 64, 128)
@@ -85,7 +86,10 @@ def quantized(weight: np.ndarray, bits: int, block_size: int) -> tuple[np.ndarra
     blocks = math.ceil(rows / block_size)
     if rows % block_size:
         weight = np.pad(weight, ((0, 0), (0, blocks * block_size - rows)))
-    values, scales = _best(np.ascontiguousarray(weight).reshape(-1, block_size), bits)
+    weights = np.ascontiguousarray(weight).reshape(-1, block_size)
+    values, scales = _best(weights, bits)
+    if bits == 4 and block_size == BLOCK_SIZE:
+        values, scales = _with_multiples(weights, scales.reshape(columns, blocks))
     return packed(values.reshape(columns, -1), bits, block_size), scales.reshape(columns, blocks)
 
 
@@ -133,6 +137,21 @@ def _best(weights: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     if len(reaches) > 1:
         _round(weights, reaches[best, None], half, values)
     return values, np.take_along_axis(scales, best[None], 0)[0] / unit[:, 0]
+
+
+def _with_multiples(weights: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and scales of blocks of 4 bits whose scales (columns, blocks) are made whole multiples of one number a
+    column, as `expansion` wants them. The error of random weights grows by 0.7 to 1.6 %."""
+    units = np.abs(scales).max(1, keepdims=True) / np.float32(LARGEST_MULTIPLE)
+    multiples = np.rint(scales / np.where(units > 0, units, 1))
+    multiples = np.where(multiples == 0, np.sign(scales), multiples)
+    steps = (multiples * units).reshape(-1, 1)
+    values = np.empty_like(weights)
+    _round(weights, 1 / np.where(steps == 0, 1, steps), 8, values)
+    wv = np.einsum("ij,ij->i", weights, values).reshape(scales.shape) * multiples
+    vv = np.einsum("ij,ij->i", values, values).reshape(scales.shape) * multiples**2
+    units = wv.sum(1, keepdims=True) / np.maximum(vv.sum(1, keepdims=True), 1)  # the best for these integers
+    return values, multiples * units
 
 
 def _round(weights: np.ndarray, reach: np.ndarray, half: int, values: np.ndarray) -> None:

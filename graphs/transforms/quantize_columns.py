@@ -15,6 +15,8 @@ from .quantize_blocks import products, replace
 from .weights import Streamed, Weight, add_initializer, slices
 
 LARGEST = 127  #: the largest magnitude of a quantised integer
+#: Of activations that have been rounded: their integers, and the largest magnitude of each row.
+Rounded = dict[ir.Value, tuple[ir.Value, ir.Value]]
 SMALLEST_DIVISOR = float(np.finfo(np.float32).tiny)  #: a row or column of zeros is divided by it
 
 
@@ -25,24 +27,31 @@ def quantize_columns(model: ir.Model) -> int:
     result depends on no other row. The product of integers is exact. Its columns are multiplied by the scales of the
     weight's columns, its rows by r / 127.
     """
-    rows: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    rows: Rounded = {}
     replaced = 0
     for node, weight in products(model):
-        activations = node.inputs[0]
-        if activations not in rows:
-            rows[activations] = _quantized_rows(model, node, activations)
-        integers, largest = rows[activations]
         values, scales = (add_initializer(model, tensor) for tensor in _columns(weight.const_value))
-        step = _constant(model, 1 / LARGEST)
-        zero_point = _constant(model, LARGEST + 1, np.uint8)
-        inputs = [integers, values, step, scales, zero_point]
-        product = ir.node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
-        scaled = ir.node("Mul", [product.outputs[0], largest])
-        _describe(product.outputs[0], f"{node.outputs[0].name}.product", ir.DataType.FLOAT, node.outputs[0].shape)
-        replace(model, node, [product, scaled])
+        replace(model, node, integer_product(model, node, values, scales, rows))
         replaced += 1
     model.graph.opset_imports["com.microsoft"] = 1
     return replaced
+
+
+def integer_product(
+    model: ir.Model, before: ir.Node, values: ir.Value, scales: ir.Value, rounded: Rounded
+) -> list[ir.Node]:
+    """The nodes that compute what the product `before` computes of its activations, with integers (in, out) of int8 and
+    the scales of columns (out,). What rounds the activations is added to the graph, and to `rounded`."""
+    activations, result = before.inputs[0], before.outputs[0]
+    if activations not in rounded:
+        rounded[activations] = _quantized_rows(model, before, activations)
+    integers, largest = rounded[activations]
+    step = _constant(model, 1 / LARGEST)
+    zero_point = _constant(model, LARGEST + 1, np.uint8)
+    product = ir.node("MatMulIntegerToFloat", [integers, values, step, scales, zero_point], domain="com.microsoft")
+    scaled = ir.node("Mul", [product.outputs[0], largest])
+    _describe(product.outputs[0], f"{result.name}.product", ir.DataType.FLOAT, result.shape)
+    return [product, scaled]
 
 
 def _quantized_rows(model: ir.Model, before: ir.Node, activations: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -16,7 +16,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-#: Initialisers of no more bytes than this stay in the .onnx file, where shape inference can see them.
+#: Initialisers of no more bytes than this stay in the .onnx file, where shape inference can see them, if they are not
+#: quantised.
 KEPT_IN_GRAPH = 1024
 #: Elements of a weight that are in memory at a time, for each thread. With fewer, which would stay in a core's cache,
 #: threads that quantise would wait for each other.
@@ -182,7 +183,7 @@ def write(tensors: Iterable[Unwritten], progress: Callable[[int], None] | None =
 
 def store(model: ir.Model, path: Path) -> list[Unwritten]:
     """Write a graph, and make the file beside it, `<name>.data`, that `write` fills with its weights."""
-    values = [value for value in model.graph.initializers.values() if value.const_value.nbytes > KEPT_IN_GRAPH]
+    values = [value for value in model.graph.initializers.values() if _is_beside(value.const_value)]
     tensors = [value.const_value for value in values]
     data = path.with_name(f"{path.name}.data")
     end = 0
@@ -203,6 +204,12 @@ def store(model: ir.Model, path: Path) -> list[Unwritten]:
         with data.open("wb") as file:
             file.truncate(end)
     return list(together.values())
+
+
+def _is_beside(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor goes into the file beside the graph: a large one, and whatever is quantised."""
+    quantised = isinstance(tensor, Streamed) and not isinstance(tensor, Weight)
+    return quantised or tensor.nbytes > KEPT_IN_GRAPH
 
 
 def _at_once(tensor: ir.TensorProtocol) -> list[tuple[np.ndarray]]:

@@ -130,8 +130,17 @@ def _load_options(
     no_look_ahead: Annotated[
         bool, typer.Option("--no-look-ahead", help="Decode token by token, repeated ones too.", rich_help_panel=RUN)
     ] = False,
+    expand_weights: Annotated[
+        bool,
+        typer.Option(
+            "--expand-weights",
+            help="Read prompts faster, with int4 weights in memory as int8 too (CPUs with VNNI).",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
 ) -> LoadOptions:
-    return LoadOptions(provider, threads, parse(provider_option), allow_fallback, not no_look_ahead)
+    options = parse(provider_option)
+    return LoadOptions(provider, threads, options, allow_fallback, not no_look_ahead, expand_weights)
 
 
 def _bundle(bundle: BundleName) -> Path:

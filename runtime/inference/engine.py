@@ -15,9 +15,11 @@ from ..limits import Limits
 from ..providers import cuda, probe, tensorrt
 from ..providers.targets import Target
 from ..text.prompt import EncodedPrompt
+from . import expanded
 from .device_cache import Device
 from .host_cache import Cache, CopiedCache
-from .run import DeviceRun, HostRun, Logits, Run
+from .host_run import HostRun
+from .run import DeviceRun, Logits, Run
 from .session import Session
 from .token_embeddings import embed, load_table, merge, pad_right, uncut
 
@@ -34,10 +36,16 @@ class Engine:
         targets: where it may run, the best first; it runs on the first that can. `passed_over` says why not on one
             before it.
         vision_memory: bytes that one run of the vision encoder may take.
+        expand_weights: see `LoadOptions`.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, targets: Sequence[Target], vision_memory: int = Limits.vision_memory
+        self,
+        folder: Path,
+        manifest: Manifest,
+        targets: Sequence[Target],
+        vision_memory: int = Limits.vision_memory,
+        expand_weights: bool = False,
     ) -> None:
         self.manifest = manifest
         self._vision_memory = vision_memory
@@ -45,6 +53,10 @@ class Engine:
         self._folder, self._opening = folder, threading.Lock()
         self.target, self._sessions = self._open(folder, targets)
         self._decoder, self._masks = (self._sessions.get(name) for name in (contract.DECODER, contract.MASK_DECODER))
+        self._expanded = self._decoder
+        if expand_weights:
+            expanded.check(manifest, self.target)
+            self._expanded = expanded.open_expanded(folder, manifest, self.target)
         on_device = not self.target.row.on_host and manifest.vectors is None
         positions = manifest.generation.max_positions
         self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
@@ -142,7 +154,7 @@ class Engine:
             contract.TOTAL_SEQUENCE_LENGTH: np.array(longest, np.int32),
             contract.LOGITS_INDICES: np.tile(np.arange(longest), (rows, 1)),
         }
-        vectors = self._decoder.run(inputs, [contract.VECTORS])[0]
+        vectors = self._expanded.run(inputs, [contract.VECTORS])[0]
         return [row[:length] for row, length in zip(vectors, lengths)]
 
     def memory(self, prompts: int, longest: int, rows: int, tokens: int) -> int:
@@ -194,7 +206,7 @@ class Engine:
             tensorrt.check_sizes(self._limits, batch=rows, sequence=longest)
         if self._device is None:
             cache = self._cache_kind(self._decoder.spec, batch, rows, tokens)
-            return HostRun(self._decoder, cache, self.embed_tokens)
+            return HostRun(self._decoder, cache, self.embed_tokens, self._expanded)
         return DeviceRun(self._device, self._device.buffers(rows, tokens), batch, self.embed_tokens)
 
     def resume(self, run: Run, length: int, rest: np.ndarray, new_tokens: int, copies: int) -> tuple[Logits, Run]:

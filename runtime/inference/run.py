@@ -1,4 +1,4 @@
-"""A batch while it is generated: its KV cache, and what is bound to it, on the host or on a device."""
+"""A batch while it is generated: its KV cache, and what is bound to it. This one is on a device."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import onnxruntime as ort
 from ...graphs import contract
 from .device_cache import GRAPH_ID, NO_GRAPH, Buffers, Device
 from .device_logits import DeviceLogits, failing
-from .host_cache import Cache, add_lengths
-from .session import Session
+from .host_cache import add_lengths
 from .token_embeddings import pad_right
 
 #: Logits (batch, vocab): an array, or what stands for one on a device.
@@ -66,81 +65,6 @@ class Run(Protocol):
 
         Use only the returned one afterwards.
         """
-
-
-class HostRun:
-    """A batch whose cache is in the memory of the host."""
-
-    def __init__(self, decoder: Session, cache: Cache, embed_tokens: EmbedTokens) -> None:
-        self.cache = cache
-        self._decoder = decoder
-        self._embed_tokens = embed_tokens
-        self._binding = self._bound()
-
-    def run_tokens(self, inputs_embeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        logits = self._run(self._binding, self.cache.extend(lengths), inputs_embeds, lengths[:, None] - 1)
-        if self.cache.advance():
-            self.cache.bind(self._binding)
-        return logits[:, 0]
-
-    def run_each(self, ids: Sequence[int], kept: int) -> np.ndarray:
-        """Run `ids` as the next ones of the only row; the logits (kept, vocab) after each of the last `kept`."""
-        count = len(ids)
-        inputs, indices = self.cache.extend(np.array([count])), np.arange(count - kept, count)[None]
-        logits = self._run(self._binding, inputs, self._embed_tokens(np.array([ids])), indices)
-        if self.cache.advance():
-            self.cache.bind(self._binding)
-        return logits[0]
-
-    def forget(self, tokens: int) -> None:
-        """Drop the last `tokens` tokens of the only row."""
-        self.cache.forget(tokens)
-
-    def step(self, source_rows: np.ndarray, ids: np.ndarray, before: Mapping[int, Sequence[int]] = {}) -> np.ndarray:
-        self.keep(source_rows)
-        for row, earlier in before.items():
-            self.append(row, [self._embed_tokens(np.asarray(earlier))])
-        return self.run_tokens(self._embed_tokens(ids[:, None]), np.ones(len(ids), np.int64))
-
-    def keep(self, source_rows: np.ndarray) -> None:
-        if self.cache.keep(source_rows) and len(source_rows):
-            self.cache.bind(self._binding)
-
-    def append(self, first: int, rows: Sequence[np.ndarray]) -> np.ndarray:
-        part = slice(first, first + len(rows))
-        lengths = np.array([len(row) for row in rows])
-        inputs = self.cache.extend(lengths, part)
-        logits = self._run(self._bound(part), inputs, pad_right(rows), lengths[:, None] - 1)
-        self.cache.advance(part)
-        return logits[:, 0]
-
-    def begin(self, row: int, prefix: Sequence[np.ndarray] = (), length: int = 0) -> None:
-        self.cache.begin(row, prefix, length)
-
-    def save(self, row: int, length: int) -> list[np.ndarray]:
-        return self.cache.save(row, length)
-
-    def truncate(self, length: int, rows: int, tokens: int) -> HostRun:
-        return HostRun(self._decoder, self.cache.truncate(length, rows, tokens), self._embed_tokens)
-
-    def _bound(self, part: slice | None = None) -> ort.IOBinding:
-        """A binding of the rows in use, or of a part of the rows."""
-        binding = self._decoder.binding()
-        binding.bind_output(contract.LOGITS)  # the first, so that it is the first of get_outputs()
-        if self.cache.batch or part is not None:
-            self.cache.bind(binding, part)
-        return binding
-
-    def _run(
-        self, binding: ort.IOBinding, inputs: dict[str, np.ndarray], inputs_embeds: np.ndarray, indices: np.ndarray
-    ) -> np.ndarray:
-        """The logits (rows, kept, vocab) at the `indices` (rows, kept) of the new tokens."""
-        inputs |= {contract.INPUTS_EMBEDS: inputs_embeds, contract.LOGITS_INDICES: indices}
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        binding.bind_output(contract.LOGITS)  # new memory: the caller may still hold the logits before
-        self._decoder.run_bound(binding)
-        return binding.get_outputs()[0].numpy()
 
 
 class DeviceRun:

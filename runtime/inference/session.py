@@ -22,15 +22,24 @@ class Session:
         spec: what it must take and give.
         target: where it runs.
         captures: whether `run_bound` may replay its runs as CUDA graphs.
+        initializers: weights that the file does not have, by their names.
 
     Raises:
         BundleError: if the graph cannot be loaded or breaks its contract.
         ProviderError: if the provider does not load, or leaves nodes that matter to the CPU.
     """
 
-    def __init__(self, path: Path, spec: GraphSpec, target: Target, captures: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: GraphSpec,
+        target: Target,
+        captures: bool = False,
+        initializers: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self._initializers = initializers  # the session uses their memory
         try:
-            self._session = create(path, target, captures)
+            self._session = create(path, target, captures, initializers)
         except ProviderError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no class of their own

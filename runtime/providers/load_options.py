@@ -19,6 +19,9 @@ class LoadOptions:
         allow_fallback: let nodes run on the CPU that the provider has no kernel for.
         look_ahead: guess tokens that repeat what stands in the prompt or in an answer before, and check several in one
             step. Answers are the same. It is for causal models on the CPU, and one answer at a time.
+        expand_weights: have the decoder's weights of 4 bits in memory as 8-bit integers too, a byte a weight, for
+            prompts and other runs of many tokens: faster on a CPU with a dot product of bytes (VNNI), and an error
+            elsewhere. For decoders in int4 with blocks of 128.
     """
 
     provider: str = "auto"
@@ -26,3 +29,4 @@ class LoadOptions:
     provider_options: Mapping[str, Any] = field(default_factory=dict)
     allow_fallback: bool = False
     look_ahead: bool = True
+    expand_weights: bool = False

@@ -47,8 +47,16 @@ def session_options(attributes: Mapping[str, Any] | None = None) -> ort.SessionO
     return options
 
 
-def create(model: Path | bytes, target: Target, captures: bool = False) -> ort.InferenceSession:
+def create(
+    model: Path | bytes,
+    target: Target,
+    captures: bool = False,
+    initializers: Mapping[str, np.ndarray] | None = None,
+) -> ort.InferenceSession:
     """A session that has its target's provider, and never changes to another one.
+
+    `initializers` are weights that the model's file does not have. On the CPU their memory is used as it is: they must
+    stay as long as the session.
 
     ONNX Runtime itself only warns of a provider that does not load, and goes on without it.
 
@@ -56,7 +64,11 @@ def create(model: Path | bytes, target: Target, captures: bool = False) -> ort.I
         ProviderError: if the provider does not load; ONNX Runtime's own for whatever else there is.
     """
     entries = target.entries(captures)
-    session = ort.InferenceSession(model, session_options(target.session), entries, enable_fallback=False)
+    options = session_options(target.session)
+    if initializers:
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
+        options.add_external_initializers([*initializers], values)
+    session = ort.InferenceSession(model, options, entries, enable_fallback=False)
     missing = [name for name, _ in entries if name not in session.get_providers()]
     if missing:
         raise ProviderError(f"{', '.join(missing)} did not load; `onnx-vlm doctor` says why")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from contestant import PROMPT, THREADS, Contestant, read_picture, seconds
-from other_contestants import GenAI, LlamaCpp, OpenVino, OpenVinoAnswers
+from other_contestants import GenAI, LlamaCpp, LlamaServer, OpenVino, OpenVinoAnswers
 
 
 class Ours(Contestant):
-    def __init__(self, model: str, max_tiles: str | None = None) -> None:
+    def __init__(self, model: str, max_tiles: str | None = None, expand_weights: str | None = None) -> None:
         import dataclasses
 
         import numpy as np
@@ -31,7 +31,9 @@ class Ours(Contestant):
         self._start = time.perf_counter()
         # Rounds ask the same: nothing that an earlier one computed or answered may help.
         limits = Limits(embedding_memory=0)
-        self.np, self.vlm = np, load(model, threads=THREADS, look_ahead=False, limits=limits)
+        expand = expand_weights is not None
+        self.np = np
+        self.vlm = load(model, threads=THREADS, look_ahead=False, limits=limits, expand_weights=expand)
         self._loaded = time.perf_counter() - self._start
         if max_tiles is not None:
             pipeline = self.vlm.pipeline
@@ -44,10 +46,13 @@ class Ours(Contestant):
     def loaded(self) -> dict[str, float]:
         """Seconds of loading, and until the first token of a prompt of 16 tokens; resident bytes then."""
         self.prefill(16, 1)
-        first = time.perf_counter() - self._start
+        return {"load": self._loaded, "first": time.perf_counter() - self._start, **self.memory()}
+
+    def memory(self) -> dict[str, float]:
+        """Resident bytes now, and at most."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"load": self._loaded, "first": first, "resident": pages * os.sysconf("SC_PAGE_SIZE"), "peak": peak}
+        return {"resident": pages * os.sysconf("SC_PAGE_SIZE"), "peak": peak}
 
     def bandwidth(self) -> dict[str, float]:
         from onnx_vlm.runtime import bench
@@ -144,6 +149,7 @@ CONTESTANTS = {
     "ours": Ours,
     "torch": Torch,
     "llama.cpp": LlamaCpp,
+    "llama-server": LlamaServer,
     "openvino": OpenVino,
     "openvino answers": OpenVinoAnswers,
     "genai": GenAI,

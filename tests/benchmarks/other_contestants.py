@@ -39,6 +39,26 @@ class LlamaCpp(Contestant):
         self._length += len(ids)
 
 
+class LlamaServer(Contestant):
+    """llama.cpp's server, from xllamacpp, by the times that it tells: of a whole request, not of a step."""
+
+    def __init__(self, model: str) -> None:
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path, params.n_ctx, params.n_parallel = model, 2048, 1
+        params.n_batch = params.n_ubatch = 512
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
+        params.warmup = False
+        self._server = xllamacpp.Server(params)
+
+    def decode(self, tokens: int, steps: int, rows: int = 1) -> dict[str, float]:
+        asked = {"prompt": [5 + place % 1000 for place in range(tokens)], "n_predict": steps, "cache_prompt": False}
+        told = self._server.handle_completions(asked | {"ignore_eos": True, "temperature": 0})["timings"]
+        assert told["prompt_n"] == tokens, told
+        return {"prefill": told["prompt_ms"] / 1000, "step": told["predicted_per_token_ms"] / 1000}
+
+
 class OpenVino(Contestant):
     """The model that optimum-intel exports; its head gets the last position only, as in OpenVINO's own pipeline."""
 

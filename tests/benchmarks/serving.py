@@ -1,7 +1,8 @@
 """How fast the server answers many clients at once, beside `generate` alone and llama.cpp's server, in one run.
 
     python tests/benchmarks/serving.py BUNDLE [--clients 1 4 8 16] [--requests N] [--rate R] [--image own|one]
-                                       [--words N] [--new-tokens N] [--llama LLAMA.gguf --python PYTHON]
+                                       [--words N] [--new-tokens N] [--expand-weights]
+                                       [--llama LLAMA.gguf --python PYTHON]
 
 `real_size.py --keep` makes bundles of true dimensions, `peers.py` the file for llama.cpp; PYTHON is the interpreter of
 an environment with xllamacpp, which carries llama.cpp's server. Every server is a process; only one works at a time. A
@@ -246,11 +247,13 @@ def main() -> None:
     parser.add_argument("--image", choices=["own", "one"])
     parser.add_argument("--words", type=int, default=230)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--expand-weights", action="store_true")
     parser.add_argument("--llama", type=Path)
     parser.add_argument("--python", default=sys.executable)
     options = parser.parse_args()
 
     command = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()", "serve", options.bundle]
+    command += ["--expand-weights"] * options.expand_weights
     server = Process([*command, "--port", "0", "--max-rows", 8], lambda line: "http://" in line)
     port = int(server.line.rsplit(":", 1)[1].split("/")[0].split()[0])
     ours = OpenAI(options.words, options.new_tokens, options.image)

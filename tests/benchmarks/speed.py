@@ -1,6 +1,7 @@
 """How fast bundles are beside other runtimes, in one run: a table of medians over interleaved rounds, and their ratios.
 
     python tests/benchmarks/speed.py decoder BUNDLE --checkpoint CHECKPOINT [--peers FOLDER --python PYTHON]
+    python tests/benchmarks/speed.py prompts BUNDLE [--peer KIND MODEL PYTHON]...
     python tests/benchmarks/speed.py vision  BUNDLE --checkpoint CHECKPOINT
     python tests/benchmarks/speed.py picture BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
     python tests/benchmarks/speed.py answer  BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
@@ -106,6 +107,29 @@ def decoder(options: argparse.Namespace) -> None:
         )
 
 
+def prompts(options: argparse.Namespace) -> None:
+    """Reading prompts with and without expanded weights, beside others."""
+    workers = {"blocks": Worker("ours", options.bundle), "columns": Worker("ours", options.bundle, expand_weights=1)}
+    workers |= {kind: Worker(kind, Path(model), python) for kind, model, python in options.peer}
+    for tokens in (256, 1024):
+        found = interleaved(workers, options, "decode", tokens=tokens, steps=8)
+        for ours in ("columns", "blocks"):
+            for name in [name for name in found if name != ours]:
+                a, b = tokens / found[ours]["prefill"], tokens / found[name]["prefill"]
+                row(f"prefill of {tokens} tokens, {ours}", f"{a:.1f} tok/s", name, f"{b:.1f} tok/s", a / b)
+    for name in ("blocks", "columns"):
+        resident = interleaved({name: workers[name]}, options, "memory")[name]
+        row(f"memory, {name}", f"{resident['resident'] / 1e9:.2f} GB", "peak", f"{resident['peak'] / 1e9:.2f} GB", 1)
+
+
+def processor() -> str:
+    """The processor, and those of its abilities that matter to products."""
+    known = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    lines = {key.strip(): value.strip() for key, value in lines.items()}
+    return f"{lines.get('model name')}: {' '.join(flag for flag in known if flag in lines.get('flags', '').split())}"
+
+
 def vision(options: argparse.Namespace) -> None:
     found = interleaved({"ours": Worker("ours", options.bundle), **torches(options)}, options, "vision", tiles=1)
     ours = found.pop("ours")["vision"]
@@ -164,18 +188,20 @@ def steps(options: argparse.Namespace, *work: tuple[int, int]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=["decoder", "vision", "picture", "answer", "scaling"])
+    parser.add_argument("section", choices=["decoder", "prompts", "vision", "picture", "answer", "scaling"])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--openvino", type=Path)
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--peer", nargs=3, action="append", default=[], metavar=("KIND", "MODEL", "PYTHON"))
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--tiles", type=int)
     parser.add_argument("--dtypes", nargs="*", default=DTYPES, help="of PyTorch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1, help="rounds before those that count")
     options = parser.parse_args()
+    print(f"{processor()}\n")
     print("| what | ours | against | theirs | ratio |\n|---|---|---|---|---|", flush=True)
     globals()[options.section](options)
 

@@ -12,7 +12,7 @@ import shapes
 from onnx_vlm.runtime import VLM, Chat, GenerationError, InputError, Limits, load
 from onnx_vlm.runtime.inference.engine import Engine
 from onnx_vlm.runtime.inference.host_cache import Cache
-from onnx_vlm.runtime.inference.run import HostRun
+from onnx_vlm.runtime.inference.host_run import HostRun
 
 
 class Fed:

@@ -18,7 +18,7 @@ from onnx_vlm.graphs import CheckpointError, manifest
 from onnx_vlm.runtime import VLM, load
 from onnx_vlm.runtime.images.reading import read
 from onnx_vlm.runtime.images.tiles import tiles
-from onnx_vlm.runtime.inference.run import HostRun
+from onnx_vlm.runtime.inference.host_run import HostRun
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.scheduling import Scheduler
 from onnx_vlm.runtime.scheduling.pace import Pace

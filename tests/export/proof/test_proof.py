@@ -17,8 +17,9 @@ from onnx_vlm.export import export_model
 from onnx_vlm.export.checkpoint import hub
 from onnx_vlm.export.families import registry
 from onnx_vlm.export.proof import proof, verdict
-from onnx_vlm.graphs import ExportError, manifest
+from onnx_vlm.graphs import ExportError, expansion, manifest
 from onnx_vlm.graphs.precision import PRECISIONS
+from onnx_vlm.runtime import stored_proof
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.verify import verify
 from zeroed import quantised_weights, zeroed
@@ -117,3 +118,25 @@ def test_a_weight_that_is_written_wrong_is_not_kept(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(verdict, "judge", damaged)
     with pytest.raises(ExportError, match=r"(?s)does not do what paligemma2 does.*logits: error"):
         export_model(CHECKPOINTS / "paligemma2", tmp_path / "bundle", precision="int4")
+
+
+def test_a_second_graph_that_does_something_else_is_left_out(
+    bundles: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    warned: list[str] = []
+    monkeypatch.setattr(verdict.logger, "warning", lambda text, *values: warned.append(text % values))
+    bundle = Path(shutil.copytree(bundles("perception_lm", "int4"), tmp_path / "bundle"))
+    evidence = stored_proof.read(manifest.load(bundle), bundle)
+    verdict.judge_columns(bundle, evidence)
+    assert not warned
+    path, size = bundle / expansion.TABLE, (bundle / "decoder.onnx.data").stat().st_size
+    weights = {weight.columns_name: weight for weight in expansion.load(path, size).weights}
+    gate, up = (next(name for name in weights if f"layers.2.mlp.{part}_proj" in name) for part in ("gate", "up"))
+    places = weights[gate].values, weights[up].values
+    weights[up], weights[gate] = (dataclasses.replace(weights[n], values=v) for n, v in zip((up, gate), places))
+    expansion.Table((*weights.values(),)).save(path)
+    verdict.judge_columns(bundle, evidence)
+    assert not [name for name in (expansion.TABLE, expansion.GRAPH) if (bundle / name).exists()]
+    (warning,) = warned
+    assert "cannot be expanded" in warning
+    assert "prefill logits" in warning

@@ -85,8 +85,12 @@ def test_early_stopping_may_be_never(received: list):
 
 def test_flags_of_loading_become_load_options(received: list):
     command = ["generate", "bundle", "prompt", "--no-stream", "--provider", "cpu", "--threads", "3"]
-    CliRunner().invoke(app, [*command, "--provider-option", "arena=off", "--allow-fallback", "--no-look-ahead"])
-    assert received[0] == LoadOptions("cpu", 3, {"arena": "off"}, allow_fallback=True, look_ahead=False)
+    CliRunner().invoke(
+        app, [*command, "--provider-option", "arena=off", "--allow-fallback", "--no-look-ahead", "--expand-weights"]
+    )
+    assert received[0] == LoadOptions(
+        "cpu", 3, {"arena": "off"}, allow_fallback=True, look_ahead=False, expand_weights=True
+    )
 
 
 def test_a_group_stands_where_the_parameter_stood():

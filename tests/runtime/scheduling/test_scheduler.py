@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from on_device import on_device
 from onnx_vlm.runtime import VLM, Generation, GenerationError, InputError, Limits, load
-from onnx_vlm.runtime.inference.run import HostRun
+from onnx_vlm.runtime.inference.host_run import HostRun
 from onnx_vlm.runtime.inputs import Request
 from onnx_vlm.runtime.scheduling import AnswerStream, ClosedError, Piece, QueueFullError, Scheduler
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import shapes
 from onnx_vlm.runtime import InputError, load
-from onnx_vlm.runtime.inference.run import HostRun
+from onnx_vlm.runtime.inference.host_run import HostRun
 from onnx_vlm.runtime.text.json_answers import JsonVocabulary
 from tokenizers import Tokenizer, decoders, models
 
