@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 .PHONY: demo test clean
 
 demo: $(VENV)/demo-installed
-	$(BIN)/onnx-vlm export tests/checkpoints/paligemma2 demo/bundle --overwrite
-	$(BIN)/onnx-vlm generate demo/bundle "detect red circle" --image docs/shapes.png --draw demo/boxes.png
-	$(BIN)/onnx-vlm generate demo/bundle "caption" --image docs/shapes.png
+	$(BIN)/onnx-vlm export tests/checkpoints/emoji demo/bundle --overwrite
+	$(BIN)/onnx-vlm generate demo/bundle "detect cat ; car" --image docs/emoji.jpg --draw demo/boxes.png
+	$(BIN)/onnx-vlm generate demo/bundle "caption" --image docs/emoji.jpg
 	@echo "Now look at demo/boxes.png"
 
 test: $(VENV)/test-installed

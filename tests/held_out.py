@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import emoji_scenes
 import numpy as np
 import shapes
 from onnx_vlm.runtime import VLM, Generation
@@ -17,6 +18,14 @@ def by_questions(vlm: VLM, seed: int) -> Judged:
     asked = shapes.questions(scene)
     for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
         yield question.task, answer, shapes.is_right(question, answer.text)
+
+
+def by_emoji(vlm: VLM, seed: int) -> Judged:
+    scene = emoji_scenes.scene(seed)
+    asked, image = emoji_scenes.questions(scene), emoji_scenes.draw(scene)
+    for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [image] * len(asked))):
+        text = vlm.pipeline.prompts.decode(answer.token_ids)
+        yield question.task, answer, emoji_scenes.is_right(question, text, scene)
 
 
 def by_conversation(vlm: VLM, seed: int) -> Judged:
@@ -39,19 +48,20 @@ def by_grounding(vlm: VLM, seed: int) -> Judged:
         yield question.task, answer, shapes.is_right_grounded(question, tagged)
 
 
-#: how each trained checkpoint is asked
+#: how the trained checkpoint of each family is asked
 FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
     "paligemma": by_questions,
     "paligemma2": by_questions,
     "perception_lm": by_conversation,
     "kosmos2": by_grounding,
 }
+CHECKPOINTS = {**FAMILIES, "emoji": by_emoji}
 
 
 def ask(name: str, vlm: VLM, pictures: int) -> list[tuple[str, Generation, bool]]:
     """All questions about that many held-out pictures."""
     seeds = range(shapes.HELD_OUT, shapes.HELD_OUT + pictures)
-    return [judged for seed in seeds for judged in FAMILIES[name](vlm, seed)]
+    return [judged for seed in seeds for judged in CHECKPOINTS[name](vlm, seed)]
 
 
 def shares(judged: list[tuple[str, Generation, bool]]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def folder(tmp_path: Path, bundles: Callable[..., Path], monkeypatch: pytest.Mon
     for name in ("tests", "docs"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "bundle").symlink_to(bundles("paligemma2"))
+    (tmp_path / "demo" / "bundle").symlink_to(bundles("emoji"))
     for name in ("paligemma2", "perception_lm", "kosmos2", "colpali"):
         (tmp_path / name).symlink_to(bundles(name))
     (tmp_path / "outside_family.py").symlink_to(REPOSITORY / "tests" / "outside_family.py")

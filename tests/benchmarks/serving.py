@@ -2,13 +2,14 @@
 
     python tests/benchmarks/serving.py BUNDLE [--clients 1 4 8 16] [--requests N] [--rate R] [--image own|one]
                                        [--words N] [--new-tokens N] [--expand-weights]
-                                       [--llama LLAMA.gguf --python PYTHON]
+                                       [--llama LLAMA.gguf --python PYTHON] [--genai FOLDER --genai-python PYTHON]
 
 `real_size.py --keep` makes bundles of true dimensions, `peers.py` the file for llama.cpp; PYTHON is the interpreter of
-an environment with xllamacpp, which carries llama.cpp's server. Every server is a process; only one works at a time. A
-request has a prompt of its own, of --words words, and an answer of --new-tokens tokens; with `--image own` an image of
-its own too, with `--image one` all ask about the same image. Clients are a closed loop: each asks again as soon as it
-is answered. `--rate` lets requests arrive at random instead, so many a second.
+an environment with xllamacpp, which carries llama.cpp's server, or with openvino-genai; FOLDER is what optimum-intel
+exported a decoder of the same dimensions to. Every peer is a process; only one works at a time. A request has a prompt
+of its own, of --words words, and an answer of --new-tokens tokens; with `--image own` an image of its own too, with
+`--image one` all ask about the same image. Clients are a closed loop: each asks again as soon as it is answered.
+`--rate` lets requests arrive at random instead, so many a second.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import base64
 import io
 import json
 import random
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from serving_peers import GENAI, GENERATE, LLAMA, Process
 
 WORDS = ("picture", "of", "a", "garden", "with", "three", "old", "trees", "and", "one", "red", "bench", "near", "water")
 HOST = "127.0.0.1"
@@ -175,52 +177,6 @@ def _image(number: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-GENERATE = """
-import sys, time, json
-from onnx_vlm.runtime import load
-vlm = load(sys.argv[1])
-print("ready", flush=True)
-for line in sys.stdin:
-    start = time.perf_counter()
-    answer = vlm.generate(json.loads(line), max_new_tokens=int(sys.argv[2]), do_sample=False)
-    print(json.dumps([time.perf_counter() - start, len(answer.token_ids)]), flush=True)
-"""
-LLAMA = """
-import sys, time, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path = sys.argv[1]
-params.n_parallel, params.port = int(sys.argv[3]), int(sys.argv[2])
-params.n_ctx = 1024 * params.n_parallel
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
-params.warmup = False
-server = xllamacpp.Server(params)
-print(server.listening_address, flush=True)
-sys.stdin.read()
-"""
-
-
-class Process:
-    """A process that says in a line when it is ready."""
-
-    def __init__(self, command: list[Any], ready: Callable[[str], bool]) -> None:
-        self.process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for line in self.process.stdout:
-            if ready(line):
-                self.line = line
-                return
-        sys.exit(f"{command[:3]} stopped with status {self.process.wait()}")
-
-    def ask(self, text: str) -> list[float]:
-        print(json.dumps(text), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 def alone(bundle: Path, port: int, peer: OpenAI, new_tokens: int, requests: int) -> str:
     """A client's tokens a second beside those of `generate`, in turns."""
     ours, theirs = [], []
@@ -250,6 +206,8 @@ def main() -> None:
     parser.add_argument("--expand-weights", action="store_true")
     parser.add_argument("--llama", type=Path)
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--genai", type=Path)
+    parser.add_argument("--genai-python", default=sys.executable)
     options = parser.parse_args()
 
     command = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()", "serve", options.bundle]
@@ -270,18 +228,26 @@ def main() -> None:
     contestants: dict[str, tuple[int, OpenAI | Llama]] = {"ours": (port, ours)}
     if llama:
         contestants["llama.cpp"] = (port + 1, Llama(warm.prompt_tokens, options.new_tokens))
+    genai = None
+    if options.genai:
+        genai = Process([options.genai_python, "-c", GENAI, options.genai], lambda line: line == "ready\n")
     for clients in options.clients:
         for name, (at, peer) in contestants.items():
             start = time.perf_counter()
             asked = asyncio.run(closed_loop(at, peer, clients, clients * options.requests))
             print(row(f"{name}, {clients} clients", asked, time.perf_counter() - start), flush=True)
+        if genai:
+            start = time.perf_counter()
+            answered = genai.ask([clients, clients * options.requests, warm.prompt_tokens, options.new_tokens])
+            asked = [Asked(sent, pieces, len(pieces), warm.prompt_tokens) for sent, pieces in answered]
+            print(row(f"OpenVINO GenAI, {clients} clients", asked, time.perf_counter() - start), flush=True)
     if options.rate:
         for name, (at, peer) in contestants.items():
             start = time.perf_counter()
             asked = asyncio.run(arrivals(at, peer, options.rate, 8 * options.requests))
             label = f"{name}, {options.rate:g} arrivals a second"
             print(row(label, asked, time.perf_counter() - start), flush=True)
-    for process in (server, llama):
+    for process in (server, llama, genai):
         if process:
             process.stop()
 

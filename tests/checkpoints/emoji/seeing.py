@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 from training import Losses
 
 SIDE, PATCH_SIZE = 6, 16  #: patches a side of an image, pixels a side of a patch
+Ask = Callable[[emoji.Scene], list[Question]]
 AHEAD = 8  #: batches that are drawn beside the training
 
 
@@ -64,14 +65,14 @@ def patch_targets(scene: emoji.Scene) -> np.ndarray:
     return targets.reshape(-1, 6)
 
 
-def drawn(seeds: range, asking: bool) -> tuple[np.ndarray, np.ndarray, list[list[Question]]]:
+def drawn(seeds: range, ask: Ask | None) -> tuple[np.ndarray, np.ndarray, list[list[Question]]]:
     scenes = [emoji.scene(seed) for seed in seeds]
     size = SIDE * PATCH_SIZE
     pixels = np.stack([np.asarray(emoji.draw(scene, size, size)) for scene in scenes])
     return (
         pixels,
         np.stack([patch_targets(scene) for scene in scenes]),
-        [some(scene) if asking else [] for scene in scenes],
+        [ask(scene) if ask else [] for scene in scenes],
     )
 
 
@@ -81,20 +82,28 @@ def some(scene: emoji.Scene) -> list[Question]:
     return [asked[place] for place in np.random.default_rng([scene.seed, 3]).permutation(len(asked))[:3]]
 
 
-def batches(pool: ProcessPoolExecutor, first: int, pictures: int, steps: int, asking: bool) -> Iterator[Batch]:
+def hardest(scene: emoji.Scene) -> list[Question]:
+    """The caption, the boxes of two kinds, and one other question."""
+    caption, *others = emoji.questions(scene)
+    two = next(question for question in others if question.task == "detect two")
+    others.remove(two)
+    return [caption, two, others[int(np.random.default_rng([scene.seed, 4]).integers(len(others)))]]
+
+
+def batches(pool: ProcessPoolExecutor, first: int, pictures: int, steps: int, ask: Ask | None) -> Iterator[Batch]:
     """Scenes from the seed `first` on; each once with questions, or twice without: as it is, and mirrored."""
-    draws = steps if asking else -(-steps // 2)
+    draws = steps if ask else -(-steps // 2)
     starts = iter(range(first, first + draws * pictures, pictures))
-    waiting = [pool.submit(drawn, range(start, start + pictures), asking) for start, _ in zip(starts, range(AHEAD))]
+    waiting = [pool.submit(drawn, range(start, start + pictures), ask) for start, _ in zip(starts, range(AHEAD))]
     while waiting:
         pixels, patches, asked = waiting.pop(0).result()
         if (start := next(starts, None)) is not None:
-            waiting.append(pool.submit(drawn, range(start, start + pictures), asking))
+            waiting.append(pool.submit(drawn, range(start, start + pictures), ask))
         batch = Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(patches), asked
         )
         yield batch
-        if not asking:
+        if ask is None:
             yield batch.mirrored()
 
 

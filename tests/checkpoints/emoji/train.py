@@ -1,6 +1,6 @@
 """Train the tiny PaliGemma 2 checkpoint in this folder, print its held-out accuracy and save it.
 
-    python tests/checkpoints/emoji/train.py [--seeing-steps N] [--steps N] [--output FOLDER]
+    python tests/checkpoints/emoji/train.py [--seeing-steps N] [--steps N] [--hard-steps N] [--output FOLDER]
 
 First the vision tower learns, by a head that is thrown away, what each patch shows, then the model learns to answer.
 Needs torch, transformers and tokenizers.
@@ -22,7 +22,7 @@ import emoji_scenes as emoji  # noqa: E402
 import paligemma_training as paligemma  # noqa: E402
 import torch  # noqa: E402
 import training  # noqa: E402
-from seeing import PATCH_SIZE, SIDE, Batch, PatchHead, batches, waves  # noqa: E402
+from seeing import PATCH_SIZE, SIDE, Batch, PatchHead, batches, hardest, some, waves  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from transformers import Gemma2Config, PaliGemmaForConditionalGeneration, PaliGemmaProcessor  # noqa: E402
 
@@ -143,9 +143,13 @@ def by_length(rows: list[tuple[training.Row, int]], parts: int = 3) -> list[list
 
 
 def train(
-    model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor, seeing_steps: int, steps: int
+    model: PaliGemmaForConditionalGeneration,
+    processor: PaliGemmaProcessor,
+    seeing_steps: int,
+    steps: int,
+    hard_steps: int,
 ) -> None:
-    """First the vision tower alone learns to see, then all of the model learns to answer."""
+    """First the vision tower alone learns to see, then all of the model to answer, and then the hardest questions."""
     head = PatchHead(model.config.vision_config.hidden_size)
 
     def see(batch: Batch) -> training.Losses:
@@ -164,16 +168,18 @@ def train(
     model.train()
     with ProcessPoolExecutor(1) as pool:
         start_from_shapes(model, processor)
-        start_from_patches(model, torch.cat([batch.pixels for batch in batches(pool, 900_000, SEEN, 6, asking=False)]))
+        start_from_patches(model, torch.cat([batch.pixels for batch in batches(pool, 900_000, SEEN, 6, None)]))
         start_from_waves(model, processor)
-        optimise({3e-3: eyes}, seeing_steps, batches(pool, 0, SEEN, seeing_steps, asking=False), see)
-        optimise({1e-3: eyes, 3e-3: tongue}, steps, batches(pool, 500_000, ANSWERED, steps, asking=True), answer)
+        optimise({3e-3: eyes}, seeing_steps, batches(pool, 0, SEEN, seeing_steps, None), see)
+        optimise({1e-3: eyes, 3e-3: tongue}, steps, batches(pool, 500_000, ANSWERED, steps, some), answer)
+        optimise({4e-4: eyes, 2e-3: tongue}, hard_steps, batches(pool, 650_000, ANSWERED, hard_steps, hardest), answer)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeing-steps", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--hard-steps", type=int, default=2500)
     parser.add_argument("--output", type=Path, default=HERE)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,7 +190,7 @@ def main() -> None:
     model = paligemma.build_model(processor, TEXT, SIDE, patch_size=PATCH_SIZE)
     print(f"{model.num_parameters() / 1e6:.2f} M parameters, {len(processor.tokenizer)} tokens", flush=True)
     started, worked = time.monotonic(), time.process_time()
-    train(model, processor, options.seeing_steps, options.steps)
+    train(model, processor, options.seeing_steps, options.steps, options.hard_steps)
     spent = (time.monotonic() - started) / 60, (time.process_time() - worked) / 60
     print(f"trained in {spent[0]:.1f} minutes, {spent[1]:.1f} minutes of CPU")
     paligemma.save(model, processor, options.output)
