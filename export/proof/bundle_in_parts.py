@@ -97,10 +97,10 @@ class OnDisk:
                 values.update(results)
         return known
 
-    def parts(self, graph: str, at_once: int = AT_ONCE) -> Iterator[ir.Model]:
-        """The parts of a graph, each with at most `at_once` bytes of weights."""
+    def parts(self, graph: str, at_once: int | None = None) -> Iterator[ir.Model]:
+        """The parts of a graph, each with at most `at_once` bytes of weights; `AT_ONCE` if it is None."""
         load = load_columns if self._columns and graph == contract.DECODER else ir.load
-        return split(load(self.folder / f"{graph}.onnx"), at_once)
+        return split(load(self.folder / f"{graph}.onnx"), at_once or AT_ONCE)
 
     def results(self, graph: str, part: ir.Model, calls: list[Values], as_written: bool = False) -> Iterator[Values]:
         """What a part of a graph computes for each call's values, without KV buffers, one call after the other."""
