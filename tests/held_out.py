@@ -59,6 +59,7 @@ FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
     "perception_lm": by_chat_and_clip,
     "kosmos2": by_grounding,
     "smolvlm": by_chat,
+    "llava": by_chat,
 }
 CHECKPOINTS = {**FAMILIES, "emoji": by_emoji}
 
