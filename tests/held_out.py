@@ -52,7 +52,7 @@ def by_grounding(vlm: VLM, seed: int) -> Judged:
         yield question.task, answer, shapes.is_right_grounded(question, tagged)
 
 
-#: how the trained checkpoint of each family is asked
+#: how the trained checkpoints of families are asked that export in every precision
 FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
     "paligemma": by_questions,
     "paligemma2": by_questions,
@@ -61,7 +61,7 @@ FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
     "smolvlm": by_chat,
     "llava": by_chat,
 }
-CHECKPOINTS = {**FAMILIES, "emoji": by_emoji}
+CHECKPOINTS = {**FAMILIES, "gemma3": by_chat, "emoji": by_emoji}
 
 
 def ask(name: str, vlm: VLM, pictures: int) -> list[tuple[str, Generation, bool]]:

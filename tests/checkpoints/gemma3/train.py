@@ -147,4 +147,4 @@ def build() -> conversations.Chat:
 
 
 if __name__ == "__main__":
-    conversations.main(__doc__, HERE, build, seeing_steps=900, steps=1200, text_rate=2e-3)
+    conversations.main(__doc__, HERE, build, seeing_steps=1500, steps=2200, text_rate=2e-3)
