@@ -52,7 +52,7 @@ def by_grounding(vlm: VLM, seed: int) -> Judged:
         yield question.task, answer, shapes.is_right_grounded(question, tagged)
 
 
-#: how the trained checkpoints of families are asked that export in every precision
+#: how the trained checkpoint of each family is asked
 FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
     "paligemma": by_questions,
     "paligemma2": by_questions,
@@ -60,8 +60,9 @@ FAMILIES: dict[str, Callable[[VLM, int], Judged]] = {
     "kosmos2": by_grounding,
     "smolvlm": by_chat,
     "llava": by_chat,
+    "gemma3": by_chat,
 }
-CHECKPOINTS = {**FAMILIES, "gemma3": by_chat, "emoji": by_emoji}
+CHECKPOINTS = {**FAMILIES, "emoji": by_emoji}
 
 
 def ask(name: str, vlm: VLM, pictures: int) -> list[tuple[str, Generation, bool]]:

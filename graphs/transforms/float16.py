@@ -12,6 +12,7 @@ from .weights import KEPT_IN_GRAPH, Weight
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
+MASKED = float(np.finfo(np.float32).max)  #: magnitude of what masks add to the scores of hidden keys
 #: Operators that always compute in float32: sums over many values, which may overflow although their result does not;
 #: squares and roots of a norm, which underflow; operators without a float16 kernel; pooling and transposes, because
 #: ONNX Runtime 1.31 crashes when it changes their layout in float16. So do reshapes next to them and nodes between.
@@ -69,8 +70,11 @@ def add_ranges(model: ir.Model) -> dict[str, str]:
 
 
 def too_large(model: ir.Model, largest: dict[str, float], limit: float) -> list[str]:
-    """Names of the nodes with an input or output above `limit`; `largest` has the largest magnitude of each value."""
-    large = {name for name, magnitude in largest.items() if not magnitude <= limit}
+    """Names of the nodes with an input or output above `limit`; `largest` has the largest magnitude of each value.
+
+    A mask's lowest float32 is none: in float16 it becomes minus infinity, which hides a key as well.
+    """
+    large = {name for name, magnitude in largest.items() if not magnitude <= limit and magnitude != MASKED}
     return [
         node.name
         for node in model.graph
