@@ -436,17 +436,6 @@ def smolvlm(
     return save(folder, make(config), processor, seed)
 
 
-LLAVA_TEMPLATE = (
-    "{%- for message in messages %}"
-    "{%- if message['role'] != 'system' %}{{- message['role'] | upper + ': ' }}{%- endif %}"
-    "{%- for part in message['content'] if part['type'] == 'image' %}{{- '<image>\n' }}{%- endfor %}"
-    "{%- if message['content'] is string %}{{- message['content'] + ' ' }}{%- else %}"
-    "{%- for part in message['content'] if part['type'] == 'text' %}{{- part['text'] + ' ' }}{%- endfor %}"
-    "{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- 'ASSISTANT:' }}{%- endif %}"
-)
-
-
 def llama_tokenizer(starts: bool = True) -> LlamaTokenizer:
     """Llama's tokenizer with the words of the tiny PaliGemma 2, which are of the same kind."""
     words = json.loads((CHECKPOINTS / "paligemma2" / "tokenizer.json").read_text())["model"]
@@ -493,7 +482,7 @@ def llava(
         llama_tokenizer(starts),
         patch_size=14,
         vision_feature_select_strategy=strategy,
-        chat_template=LLAVA_TEMPLATE,
+        chat_template=(CHECKPOINTS / "llava" / "chat_template.jinja").read_text(),
         num_additional_image_tokens=int(tower == "clip_vision_model"),
     )
     tokenizer = processor.tokenizer
