@@ -141,7 +141,7 @@ class Batch:
             embeds = [embeds[0][:tokens]]
         start = time.perf_counter()
         logits = self._run.append(joining.row, embeds)
-        self._pace.ran_tokens(tokens, time.perf_counter() - start)
+        self._pace.ran_tokens(tokens, time.perf_counter() - start, bool(self._active))
         joining.done += tokens
         if tokens < left:
             return

@@ -40,7 +40,7 @@ class Scheduler:
         prefix_memory: bytes for the KV of earlier conversations, so that a next turn computes what is new only; 0 for
             none. Models whose prompt is bidirectional keep none.
         max_pause: seconds that running answers wait for a part of a new prompt, where the model allows parts. A part
-            has at least 16 tokens, however long they take. `math.inf` for parts of 512.
+            has at least 4 tokens, however long they take. `math.inf` for parts of 512.
         together: requests that are prepared, and begin if their prompts are short, at once: more answers a second, the
             first of which wait for the others.
 
