@@ -51,12 +51,13 @@ class Engine:
         self._vision_memory = vision_memory
         self.passed_over: list[str] = []
         self._folder, self._opening = folder, threading.Lock()
-        self.target, self._sessions = self._open(folder, targets)
-        self._decoder, self._masks = (self._sessions.get(name) for name in (contract.DECODER, contract.MASK_DECODER))
-        self._expanded = self._decoder
+        self.target, self._sessions = self._open(folder, targets, expand_weights)
+        self._expanded = self._sessions.get(contract.DECODER)
         if expand_weights:
             expanded.check(manifest, self.target)
             self._expanded = expanded.open_expanded(folder, manifest, self.target)
+            self._sessions.setdefault(contract.DECODER, self._expanded)
+        self._decoder, self._masks = (self._sessions.get(name) for name in (contract.DECODER, contract.MASK_DECODER))
         on_device = not self.target.row.on_host and manifest.vectors is None
         positions = manifest.generation.max_positions
         self._device = Device(self._decoder, self.target, positions, manifest.cache == "copied") if on_device else None
@@ -67,10 +68,12 @@ class Engine:
         self.placement = {name: session.placement for name, session in self._sessions.items()}
         self._table = load_table(folder / contract.EMBED_TOKENS, manifest.hidden, manifest.vocab)
 
-    def _open(self, folder: Path, targets: Sequence[Target]) -> tuple[Target, dict[str, Session]]:
+    def _open(self, folder: Path, targets: Sequence[Target], expand_weights: bool) -> tuple[Target, dict[str, Session]]:
         """The first target that the bundle runs on, and the sessions there. Where vectors are made, the decoder alone
-        is opened: queries need no more."""
-        names = [*self.manifest.graphs] if self.manifest.vectors is None else [contract.DECODER]
+        is opened: queries need no more. Nor do they need it beside its second graph."""
+        names = [*self.manifest.graphs]
+        if self.manifest.vectors is not None:
+            names = [] if expand_weights else [contract.DECODER]
         for target in targets[:-1]:
             try:
                 return target, _sessions(folder, self.manifest, target, names)
@@ -229,7 +232,7 @@ def _sessions(folder: Path, manifest: Manifest, target: Target, names: Sequence[
     if not target.row.on_host:
         probe.require(target)
     targets = dict.fromkeys(names, target)
-    threads = len(names)  # one thread lays out the weights of a session
+    threads = len(names) or 1  # one thread lays out the weights of a session
     if target.row.builds_engines:
         targets = tensorrt.targets(manifest, target, cuda.machine(target.device_id))
         threads = 1  # TensorRT times kernels to choose among them, which other work would disturb

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -31,6 +34,12 @@ def read_picture(processor: Any, picture: str) -> Any:
 
 class Contestant:
     """A decoder: `prefill` forgets all and reads random tokens, `step` appends a token to each row."""
+
+    def memory(self) -> dict[str, float]:
+        """Resident bytes now, and at most."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"resident": pages * os.sysconf("SC_PAGE_SIZE"), "peak": peak}
 
     def prefill(self, tokens: int, rows: int) -> None:
         raise NotImplementedError

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from contestant import PROMPT, THREADS, Contestant, read_picture, seconds
@@ -47,12 +45,6 @@ class Ours(Contestant):
         """Seconds of loading, and until the first token of a prompt of 16 tokens; resident bytes then."""
         self.prefill(16, 1)
         return {"load": self._loaded, "first": time.perf_counter() - self._start, **self.memory()}
-
-    def memory(self) -> dict[str, float]:
-        """Resident bytes now, and at most."""
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"resident": pages * os.sysconf("SC_PAGE_SIZE"), "peak": peak}
 
     def bandwidth(self) -> dict[str, float]:
         from onnx_vlm.runtime import bench

@@ -1,6 +1,6 @@
 """How long a bundle takes to embed pages and queries, and how much memory.
 
-    python tests/benchmarks/embedding.py BUNDLE [--threads N] [--repeats N]
+    python tests/benchmarks/embedding.py BUNDLE [--threads N] [--repeats N] [--expand-weights]
 
 Each figure is the median of the repeats, after one that is not counted.
 """
@@ -20,6 +20,8 @@ import numpy as np
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 from onnx_vlm.runtime import late_interaction, load  # noqa: E402
+from onnx_vlm.runtime.images.reading import read  # noqa: E402
+from onnx_vlm.runtime.images.tiles import tiles  # noqa: E402
 
 QUERY = "How much did the costs of transport rise in the third quarter, and {} since?"
 
@@ -43,9 +45,10 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--expand-weights", action="store_true")
     options = parser.parse_args()
     start = time.perf_counter()
-    vlm = load(options.bundle, threads=options.threads)
+    vlm = load(options.bundle, threads=options.threads, expand_weights=options.expand_weights)
     print(f"load for queries: {time.perf_counter() - start:.2f} s", flush=True)
     one = seconds(options.repeats, lambda number: vlm.embed(queries=QUERY.format(number)))
     many = seconds(options.repeats, lambda number: vlm.embed(queries=[QUERY.format(10 * number + i) for i in range(8)]))
@@ -55,6 +58,9 @@ def main() -> None:
     kept: list[np.ndarray] = []
     page = seconds(options.repeats, lambda number: kept.extend(vlm.embed(pages[number])))
     print(f"a page: {page:.2f} s, {kept[0].shape[0]} vectors of {kept[0].shape[1]}; peak {peak()}", flush=True)
+    cut = tiles(read(pages[0]), vlm.manifest.image)
+    seen = seconds(options.repeats, lambda number: vlm.pipeline.engine.encode_images(cut))
+    print(f"of it the vision encoder: {seen:.2f} s", flush=True)
     queries, held = vlm.embed(queries=[QUERY.format("since")]), kept * (1000 // len(kept))
     score = seconds(options.repeats, lambda number: late_interaction(queries, held))
     print(f"a query against {len(held)} pages: {score:.2f} s", flush=True)

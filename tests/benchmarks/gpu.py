@@ -4,10 +4,10 @@
 
 First the four trained checkpoints, in float16: every stage against the bundle's proof, and tokens against those of the
 same bundle on the CPU, one by one, in a batch, with beams, and with a step replayed as a CUDA graph where the graph
-allows that. Then a random model of real size, of `real_size.py` (PROCESSORS is what that takes): tokens a second one at
-a time, against transformers with a static cache under torch.compile, which replays CUDA graphs too, and both as a share
-of what the bytes of a token allow at the bandwidth that a copy within the GPU's memory reaches. `--model none` leaves
-that out, and `--provider cpu` runs the first part without a GPU. Status 1 if anything differs.
+allows that. Then a random model of real size, of `true_sizes.py` (PROCESSORS is what `real_size.py` takes): tokens a
+second one at a time, against transformers with a static cache under torch.compile, which replays CUDA graphs too, and
+both as a share of what the bytes of a token allow at the bandwidth that a copy within the GPU's memory reaches.
+`--model none` leaves that out, and `--provider cpu` runs the first part without a GPU. Status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from onnx_vlm.export import export_model  # noqa: E402
 from onnx_vlm.runtime import ProviderError, bench, load  # noqa: E402
 from onnx_vlm.runtime.providers.load_options import LoadOptions  # noqa: E402
 from onnx_vlm.runtime.verify import verify  # noqa: E402
-from real_size import MODELS, write_checkpoint  # noqa: E402
+from real_size import write_checkpoint  # noqa: E402
+from true_sizes import MODELS  # noqa: E402
 
 PROMPTS = {
     "paligemma": ("caption", "how many circles"),
@@ -111,9 +112,8 @@ def torch_seconds(checkpoint: Path, prompt_tokens: int, new_tokens: int) -> floa
 
 def speed(name: str, processors: Path, work: Path, new_tokens: int) -> None:
     """Print tokens a second, and the share of the bandwidth, of a model of real size."""
-    files, config = MODELS[name]
     checkpoint = work / "checkpoint"
-    parameters, _ = write_checkpoint(checkpoint, processors / files, config)
+    parameters, _ = write_checkpoint(checkpoint, processors, name)
     bundle = export_model(checkpoint, work / "bundle", precision="fp16", prove=False)
     rate = bandwidth()
     print(f"{name}, {parameters / 1e9:.2f} B parameters, float16, one answer of {new_tokens} tokens")

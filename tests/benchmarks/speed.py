@@ -149,13 +149,23 @@ def answer(options: argparse.Namespace) -> None:
     workers = {"ours": Worker("ours", options.bundle, max_tiles=options.tiles), **torches(options)}
     if options.openvino is not None:
         workers["openvino"] = Worker("openvino answers", options.openvino, options.python)
+    spent: dict[int, dict[str, float]] = {}
     for new_tokens in (1, 64):
         found = interleaved(workers, options, "answer", picture=str(options.picture), new_tokens=new_tokens)
         assert len({one["prompt_tokens"] for one in found.values()}) == 1, found
+        spent[new_tokens] = {name: one["answer"] for name, one in found.items()}
         ours = found.pop("ours")["answer"]
         for name, theirs in found.items():
             what = f"picture to {'first token' if new_tokens == 1 else f'{new_tokens} tokens'}"
             row(what, f"{ours:.2f} s", name, f"{theirs['answer']:.2f} s", theirs["answer"] / ours)
+    rates = {name: 63 / (spent[64][name] - first) for name, first in spent[1].items()}
+    ours = rates.pop("ours")
+    for name, theirs in rates.items():
+        row("tokens after the first", f"{ours:.1f} tok/s", name, f"{theirs:.1f} tok/s", ours / theirs)
+    memory = {name: worker.ask("memory")["peak"] / 1e9 for name, worker in workers.items()}
+    ours = memory.pop("ours")
+    for name, theirs in memory.items():
+        row("peak memory", f"{ours:.2f} GB", name, f"{theirs:.2f} GB", theirs / ours)
 
 
 def scaling(options: argparse.Namespace) -> None:

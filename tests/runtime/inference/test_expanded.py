@@ -57,6 +57,21 @@ def test_vectors_come_from_columns(bundles: Callable[..., Path]):
 
 
 @pytest.mark.usefixtures("on_any_cpu")
+def test_vectors_need_no_blocks_in_memory(bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
+    opened: list[str] = []
+    start = Session.__init__
+    monkeypatch.setattr(
+        Session, "__init__", lambda self, path, *a, **k: opened.append(path.name) or start(self, path, *a, **k)
+    )
+    vlm = load(bundles("colpali", "int4"), threads=1, expand_weights=True)
+    assert opened == ["decoder_columns.onnx"]
+    vlm.embed(queries="a red circle")
+    assert opened == ["decoder_columns.onnx"]
+    vlm.embed(images=np.zeros((56, 56, 3), np.uint8))
+    assert sorted(opened) == ["decoder_columns.onnx", "projector.onnx", "vision_encoder.onnx"]
+
+
+@pytest.mark.usefixtures("on_any_cpu")
 def test_a_bundle_without_them_is_refused(bundle: Path):
     with pytest.raises(BundleError, match="no weights to expand"):
         load(bundle, threads=1, expand_weights=True)
