@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import dataclasses
 import json
 import random
@@ -164,6 +165,34 @@ def test_scores(vlm: VLM, bundle: Path, folder: Path, tmp_path: Path):
     )
     best = max(scores, key=lambda score: score.log_probability)
     assert (record["text"], record["score"]) == (best.text, pytest.approx(best.log_probability, rel=1e-4))
+
+
+def test_scores_of_a_csv(vlm: VLM, bundle: Path, folder: Path, tmp_path: Path):
+    own = ["a blue square", "two red circles"]
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "image", "prompt", "candidates"])
+        rows.writerow(["list", folder / "00.png", "caption", json.dumps(own)])
+        rows.writerow(["text", folder / "01.png", "caption", "a red circle"])
+        rows.writerow(["without", folder / "02.png", "", ""])
+        rows.writerow(["broken", folder / f"{BROKEN:02}.png", "caption", json.dumps(own)])
+    command = ("batch", bundle, table, tmp_path / "out", "--task", "score", "--threads", 1)
+    done = run_command(
+        *command, "--prompt", "caption", "--candidate", "a green triangle", "--candidate", "a red circle"
+    )
+    assert done.returncode == 0, done.stderr
+    records = read_results(tmp_path / "out")
+    expected = {"list": own, "text": ["a red circle"], "without": ["a green triangle", "a red circle"]}
+    for index, (id, candidates) in enumerate(expected.items()):
+        scores = vlm.score("caption", folder / f"{index:02}.png", candidates)
+        assert [entry["text"] for entry in records[id]["scores"]] == candidates
+        values = [entry["log_probability"] for entry in records[id]["scores"]]
+        assert values == pytest.approx([score.log_probability for score in scores], rel=1e-4)
+        assert records[id]["text"] == max(scores, key=lambda score: score.log_probability).text
+    assert records.keys() == {*expected, "broken"}
+    assert (records["broken"]["scores"], records["broken"]["text"]) == (None, None)
+    assert "the image cannot be read" in records["broken"]["error"]
 
 
 def test_masks_are_run_lengths():
