@@ -20,7 +20,7 @@ EXACT_INTEGERS = "session.x64quantprecision"
 #: For how many microseconds a session's threads look for work in a loop before they sleep. ONNX Runtime's own choice is
 #: longer, and takes half of the speed of small models where other threads work, as those that read images. Steps of a
 #: decoder of 1.2 billion weights take as long with either.
-SPIN, MICROSECONDS = "session.intra_op.spin_duration_us", "200"
+SPIN, MICROSECONDS = "session.intra_op.spin_duration_us", "50"
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  #: have a session say which nodes are where
 
 

@@ -1,14 +1,12 @@
-"""Batch jobs: that none loses or repeats a row however often it is killed, and how fast they are beside loops.
+"""Batch jobs: that none loses or repeats a row however often it is killed, and that none grows.
 
     python tests/benchmarks/batch_jobs.py kills BUNDLE [--rows N] [--kills N] [--engine local|ray]
-    python tests/benchmarks/batch_jobs.py speed BUNDLE [--rows N] [--rounds N] [--prompt TEXT] [--threads N]
-    python tests/benchmarks/batch_jobs.py memory BUNDLE [--rows N]
+    python tests/benchmarks/batch_jobs.py memory BUNDLE [--rows N] [--workers N]
 
 BUNDLE is one of a checkpoint in tests/checkpoints. `kills` runs the command over images of which 2 % are broken, kills
 it (and with Ray, half of the time one of its workers) at random times, and then compares each row with
-`VLM.generate` alone. `speed` answers the same rows one a call, in batches by hand, and by a job, in turn: medians of
-the rounds. The loop by hand is the best of several batch sizes, and reads the images of its next batch meanwhile.
-`memory` runs the command once, with answers of at most 4 tokens, and prints the memory of its process as it goes.
+`VLM.generate` alone. `memory` runs the command once, with answers of at most 4 tokens, and prints the memory of its
+process and of those that read images as it goes.
 """
 
 from __future__ import annotations
@@ -22,30 +20,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
-from onnx_vlm.runtime import VLM, load
-from onnx_vlm.runtime.batch import Spec
-from onnx_vlm.runtime.images.reading import read
-from onnx_vlm.runtime.providers.load_options import LoadOptions
+from onnx_vlm.runtime import load
 
 MOST_FAILED = 5
 DISTINCT, BROKEN = 400, b"\x89PNG\r\n\x1a\nbroken"
 COMMAND = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()"]
 
 
-def write_images(folder: Path, count: int, broken_share: float) -> list[Path]:
-    """Images, many of them equal, and broken ones among them."""
+def write_images(folder: Path, count: int, broken_share: float, distinct: int = DISTINCT) -> list[Path]:
+    """Images, no more than `distinct` of them different, and broken ones among them."""
     sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
     import shapes
 
     sources = []
-    for index in range(min(DISTINCT, count)):
+    for index in range(min(distinct, count)):
         sources.append(folder.parent / f"source-{index}.png")
         shapes.draw(shapes.scene(shapes.HELD_OUT + index)).save(sources[-1])
     chosen = random.Random(0)
@@ -80,7 +72,7 @@ def kills(options: argparse.Namespace, folder: Path) -> None:
                 os.kill(moments.choice(victims), signal.SIGKILL)
                 killed["worker"] += 1
                 wait_for_shard(output, job)
-            memory.append(resident(job.pid))
+            memory.append(held(job.pid, "Rss"))
             if job.poll() is None:
                 job.kill()
                 killed["driver"] += 1
@@ -104,7 +96,7 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
     images.mkdir()
     write_images(images, options.rows, 0.02)
     command = ["batch", options.bundle, images, output, "--prompt", options.prompt, "--max-new-tokens", "4"]
-    command += ["--threads", options.threads or 1, "--shard-rows", "1000", "--json"]
+    command += ["--threads", "1", "--workers", options.workers, "--shard-rows", "1000", "--json"]
     start = time.perf_counter()
     job = subprocess.Popen([*COMMAND, *map(str, command)], stdout=subprocess.DEVNULL)
     seen = 0
@@ -113,8 +105,13 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
         written = 1000 * len(list(output.glob("shard-*.jsonl")))
         if written >= seen + options.rows // 10:
             seen = written
-            seconds = time.perf_counter() - start
-            print(f"{seen:7} rows written: {resident(job.pid) / 1e6:4.0f} MB, {seconds:4.0f} s", flush=True)
+            readers = [f"{held(pid, 'Rss') / 1e6:.0f}" for pid in children(job.pid)]
+            shared = sum(held(pid, "Pss") for pid in (job.pid, *children(job.pid)))
+            print(
+                f"{seen:7} rows written: {held(job.pid, 'Rss') / 1e6:.0f} MB, readers {' and '.join(readers)} MB,"
+                f" together {shared / 1e6:.0f} MB; {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
     if job.returncode:
         sys.exit(f"the command ended with {job.returncode}")
 
@@ -142,10 +139,22 @@ def wait_for_shard(output: Path, job: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory of a process; 0 if it has ended."""
+def children(pid: int) -> list[int]:
+    """The processes that a process began."""
     with suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    return []
+
+
+def held(pid: int, kind: str) -> int:
+    """Bytes of memory of a process: "Rss" with all that it shares, "Pss" with its part of that; 0 if it has ended."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
     return 0
 
 
@@ -166,62 +175,6 @@ def ray_workers(pid: int) -> list[int]:
     return [actor for actor in actors if is_below(actor)]
 
 
-def one_a_call(vlm: VLM, prompt: str, paths: Sequence[Path]) -> list[str]:
-    return [vlm.generate(prompt, path).text for path in paths]
-
-
-def by_hand(size: int) -> Callable[[VLM, str, Sequence[Path]], list[str]]:
-    """A loop over batches, whose images are read while the batch before is answered."""
-
-    def answer(vlm: VLM, prompt: str, paths: Sequence[Path]) -> list[str]:
-        parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-        texts: list[str] = []
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(lambda part: [read(path) for path in part], parts[0])
-            for part, after in zip(parts, [*parts[1:], []]):
-                images, ahead = ahead.result(), pool.submit(lambda part: [read(path) for path in part], after)
-                texts += [answer.text for answer in vlm.generate([prompt] * len(part), [[one] for one in images])]
-        return texts
-
-    return answer
-
-
-def speed(options: argparse.Namespace, folder: Path) -> None:
-    images = folder / "images"
-    images.mkdir()
-    paths = write_images(images, options.rows, 0)
-    where = LoadOptions(threads=options.threads)
-    spec = Spec(options.bundle, images, prompt=options.prompt, max_rows=options.max_rows, where=where)
-    spec = replace(spec, threads=os.cpu_count() or 1, apart=True)  # as the command does
-
-    def job(_: VLM, __: str, paths: Sequence[Path]) -> list[str]:
-        with spec.worker() as worker:
-            rows = list(spec.reader().rows({"id": path.name, "image": str(path)} for path in paths))
-            start = time.perf_counter()
-            texts = {record["id"]: record["text"] for _, record in worker.answer(rows)}
-            took["a job"].append(time.perf_counter() - start)
-        return [texts[path.name] for path in paths]
-
-    ways = {"one a call": one_a_call, **{f"by hand, {size}": by_hand(size) for size in (4, 8, 16)}, "a job": job}
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    answers = {}
-    for _ in range(options.rounds):
-        for name, way in ways.items():
-            vlm = load(options.bundle, threads=options.threads)  # no image is known
-            start = time.perf_counter()
-            answers[name] = way(vlm, options.prompt, paths)
-            if name != "a job":
-                took[name].append(time.perf_counter() - start)
-    assert all(texts == answers["one a call"] for texts in answers.values()), "answers differ"
-    rates = {name: len(paths) / median(times) for name, times in took.items()}
-    for name, rate in rates.items():
-        print(f"{name:14} {rate:8.2f} rows/s   {[round(len(paths) / seconds, 2) for seconds in took[name]]}")
-    best = max(rate for name, rate in rates.items() if name.startswith("by hand"))
-    print(
-        f"a job: {rates['a job'] / best:.2f} x the best loop, {rates['a job'] / rates['one a call']:.2f} x one a call"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=MODES)
@@ -231,16 +184,14 @@ def main() -> None:
     parser.add_argument("--between", type=float, default=5.0, help="the most seconds from a shard to a kill")
     parser.add_argument("--engine", default="local", choices=("local", "ray"))
     parser.add_argument("--prompt", default="caption")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-rows", type=int, default=8)
-    parser.add_argument("--threads", type=int, help="of ONNX Runtime in `speed`")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read images in `memory`")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         MODES[options.mode](options, Path(folder))
 
 
-MODES = {"kills": kills, "speed": speed, "memory": memory}
+MODES = {"kills": kills, "memory": memory}
 
 
 if __name__ == "__main__":

@@ -3,30 +3,28 @@
     python tests/benchmarks/scale.py measure BUNDLE [--rows N] [--rounds N]
     python tests/benchmarks/scale.py simulate
 
-`measure` takes the seconds of each stage of a row on one core, and of what else a worker does from a run of a quarter
-of the rows. It says from them how many rows a second one and two workers answer, each on a core of its own, and runs
-them; and it measures what the driver does for a row. `simulate`
-runs jobs of a million rows on 1 to 4,000 workers with stragglers and losses. Equal seeds give equal results.
+`measure` takes the seconds of each stage of a row on one core, and those of a whole row from a run of one worker over a
+quarter of the rows: "the rest" is what a worker does besides. Their medians say how many rows a second one and two
+workers answer, each on a core of its own, and are held to runs. It also measures what the driver does for a row.
+`simulate` runs jobs of a million rows on 1 to 4,000 workers with stragglers and losses; see cluster.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import math
 import multiprocessing
 import os
 import pickle
-import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 from batch_jobs import write_images
+from cluster import show
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.batch import Spec
 from onnx_vlm.runtime.batch.job import Job, collect, left, plan
@@ -39,6 +37,7 @@ from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.results import Generation
 
 ROWS, GROUP = 8, 4  #: rows that a worker answers at once, and of them those whose prompts run together
+WARM = 4 * ROWS  #: rows before those that are timed; no image of theirs comes again, as it would not be encoded
 
 
 def seconds_each(work: Callable[[], object], count: int) -> float:
@@ -85,20 +84,20 @@ TIMINGS = dict.fromkeys(("preprocess", "vision", "prefill", "decode", "tokens_pe
 
 
 def work(core: int, bundle: Path, paths: Sequence[Path], prompt: str, begin: object, took: object) -> None:
-    """One worker on one core: the seconds of its rows."""
+    """One worker on one core: the seconds of its rows but the first `WARM`."""
     os.sched_setaffinity(0, {core})
     spec = Spec(bundle, Path(), prompt=prompt, max_rows=ROWS, threads=1, where=LoadOptions(threads=1))
     with spec.worker() as worker:
         rows = list(spec.reader().rows({"id": path.name, "image": str(path)} for path in paths))
-        list(worker.answer(rows[: 4 * ROWS]))
+        list(worker.answer(rows[:WARM]))
         begin.wait()
         start = time.perf_counter()
-        list(worker.answer(rows))
+        list(worker.answer(rows[WARM:]))
         took.put(time.perf_counter() - start)
 
 
 def rate(workers: int, bundle: Path, paths: Sequence[Path], prompt: str) -> float:
-    """Rows a second of so many workers, each of which answers all rows."""
+    """Rows a second of so many workers, each of which answers all rows but the first `WARM`."""
     context = multiprocessing.get_context("spawn")
     begin, took = context.Barrier(workers), context.Queue()
     cores = sorted(os.sched_getaffinity(0), reverse=True)[:workers]
@@ -108,7 +107,7 @@ def rate(workers: int, bundle: Path, paths: Sequence[Path], prompt: str) -> floa
     seconds = [took.get() for _ in processes]
     for process in processes:
         process.join()
-    return workers * len(paths) / mean(seconds)
+    return workers * (len(paths) - WARM) / mean(seconds)
 
 
 def driver_seconds(folder: Path, rows: int = 20_000) -> dict[str, float]:
@@ -135,127 +134,38 @@ def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "images").mkdir()
-        paths = write_images(folder / "images", options.rows, 0)
-        ratios: dict[int, list[float]] = {1: [], 2: []}
+        count = WARM + options.rows
+        paths = write_images(folder / "images", count, 0, distinct=count)
+        short = paths[: WARM + options.rows // 4]
+        noted: list[dict[str, float]] = []
+        rows: list[float] = []  # seconds of one in the short runs
+        rates: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(options.rounds):
             cores = os.sched_getaffinity(0)
             os.sched_setaffinity(0, {max(cores)})
-            costs = stages(options.bundle, paths[:64], options.prompt)
+            noted.append(stages(options.bundle, paths[:64], options.prompt))
             os.sched_setaffinity(0, cores)
-            costs["the rest"] = 1 / rate(1, options.bundle, paths[: options.rows // 4], options.prompt) - sum(
-                costs.values()
+            rows.append(1 / rate(1, options.bundle, short, options.prompt))
+            print(_milliseconds(noted[-1]), f"a row of a short run: {1000 * rows[-1]:.2f} ms")
+            for workers, seen in rates.items():
+                seen.append(rate(workers, options.bundle, paths, options.prompt))
+                print(f"{workers} workers: {seen[-1]:.1f} rows/s", flush=True)
+        costs = {name: median(each[name] for each in noted) for name in noted[0]}
+        costs["the rest"] = median(rows) - sum(costs.values())
+        print("medians:", _milliseconds(costs))
+        for workers, seen in rates.items():
+            predicted, measured = workers / sum(costs.values()), median(seen)
+            print(
+                f"{workers} workers: predicted {predicted:.1f} rows/s, measured {measured:.1f},"
+                f" {measured / predicted:.2f} times that"
             )
-            row = sum(costs.values())
-            print({name: f"{1000 * seconds:.3f} ms" for name, seconds in costs.items()}, f"a row {1000 * row:.2f} ms")
-            for workers, seen in ratios.items():
-                predicted, measured = workers / row, rate(workers, options.bundle, paths, options.prompt)
-                seen.append(measured / predicted)
-                print(f"{workers} workers: predicted {predicted:.1f} rows/s, measured {measured:.1f}", flush=True)
-        for workers, seen in ratios.items():
-            print(f"{workers} workers: measured / predicted {median(seen):.2f} {[round(one, 2) for one in seen]}")
         driver = driver_seconds(folder)
         print("driver, a row:", {name: f"{1e6 * seconds:.0f} us" for name, seconds in driver.items()})
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A job on a cluster. Times are in seconds, sizes in bytes.
-
-    Attributes:
-        row: that a usual worker takes for a row.
-        driver: that the driver takes for a row, all told.
-        image: of a row's image.
-        store, link: bytes a second that the object store and the network of one machine give.
-        start: until a machine that was asked for is there.
-        straggler: how many times as long the slowest hundredth of the machines takes; others vary by a tenth.
-        life: after which a machine is lost, in the mean.
-        noticed: until a loss is noticed.
-        block: rows that a worker gets at once.
-    """
-
-    row: float
-    rows: int = 1_000_000
-    driver: float = 60e-6
-    bundle: float = 1.24e9
-    image: float = 200e3
-    store: float = 12.5e9
-    link: float = 1.25e9
-    start: float = 60.0
-    straggler: float = 3.0
-    life: float = 20 * 3600.0
-    noticed: float = 30.0
-    block: int = 32
-
-
-def simulate(cluster: Cluster, workers: int, seed: int = 0) -> dict[str, float]:
-    """Run a job. A worker takes the next block when it is free; a lost one's block goes back, another machine comes.
-
-    Returns:
-        hours, rows a second from beginning to end, the share of the workers' time that was of use (efficiency), the
-        share of it that was waiting for the end, how busy the driver was, and how many machines were lost.
-    """
-    chance = random.Random(seed)
-    fetch = cluster.bundle / min(cluster.link, cluster.store / workers)
-    reading = cluster.image * workers / cluster.store  # seconds that the store needs for a row of each worker
-    row = max(cluster.row, reading)
-
-    def machine(ready: float) -> tuple[float, float, float]:
-        """When a worker is free, how slow it is, and when it is lost."""
-        slow = cluster.straggler if chance.random() < 0.01 else math.exp(chance.gauss(0, 0.1))
-        return ready + fetch, slow, ready + chance.expovariate(1 / cluster.life)
-
-    free = [machine(cluster.start) for _ in range(workers)]
-    heapq.heapify(free)
-    waiting = [cluster.block] * (cluster.rows // cluster.block)
-    back: list[tuple[float, int]] = []  # when a lost block can be taken again
-    finished: list[float] = []
-    ends, lost, useful = [], 0, 0.0
-    while waiting or back:
-        ready, slow, death = heapq.heappop(free)
-        if not waiting:
-            ready = max(ready, heapq.heappop(back)[0])
-            waiting.append(cluster.block)
-        end = ready + waiting[-1] * row * slow
-        if end > death:
-            lost += 1
-            heapq.heappush(free, machine(max(death, ready) + cluster.noticed + cluster.start))
-            heapq.heappush(back, (max(death, ready) + cluster.noticed, waiting.pop()))
-            continue
-        waiting.pop()
-        useful += cluster.block * cluster.row
-        finished.append(end)
-        heapq.heappush(free, (end, slow, death))
-    written = 0.0
-    for end in sorted(finished):
-        written = max(written, end) + cluster.block * cluster.driver
-    ends = [time for time, _, _ in free]
-    return {
-        "hours": written / 3600,
-        "rows/s": cluster.rows / written,
-        "efficiency": useful / (workers * written),
-        "waiting for the end": sum(max(0.0, written - end) for end in ends) / (workers * written),
-        "driver busy": cluster.rows * cluster.driver / written,
-        "lost": lost,
-    }
-
-
-CASES = {
-    "a CPU, 3.4 s a row": Cluster(row=3.4),
-    "a GPU, 0.05 s a row": Cluster(row=0.05),
-    "the same, blocks of 8": Cluster(row=0.05, block=8),
-    "the CPU, no stragglers": Cluster(row=3.4, straggler=1.0),
-    "the CPU, blocks of 8": Cluster(row=3.4, block=8),
-    "the CPU, machines live for 2 hours": Cluster(row=3.4, life=2 * 3600.0),
-    "the CPU, images of 20 MB": Cluster(row=3.4, image=20e6),
-}
-
-
-def show(_: argparse.Namespace) -> None:
-    for name, cluster in CASES.items():
-        print(name)
-        for workers in (1, 10, 100, 1000, 4000):
-            result = simulate(cluster, workers)
-            print(f"  {workers:5} workers", {key: float(f"{value:.3g}") for key, value in result.items()})
+def _milliseconds(costs: dict[str, float]) -> str:
+    each = ", ".join(f"{name} {1000 * seconds:.3f}" for name, seconds in costs.items())
+    return f"ms a row: {each}; {1000 * sum(costs.values()):.2f} in all."
 
 
 def main() -> None:
@@ -263,8 +173,8 @@ def main() -> None:
     modes = parser.add_subparsers(required=True)
     measuring = modes.add_parser("measure")
     measuring.add_argument("bundle", type=Path)
-    measuring.add_argument("--rows", type=int, default=400)
-    measuring.add_argument("--rounds", type=int, default=3)
+    measuring.add_argument("--rows", type=int, default=800)
+    measuring.add_argument("--rounds", type=int, default=5)
     measuring.add_argument("--prompt", default="caption")
     measuring.set_defaults(run=measure)
     modes.add_parser("simulate").set_defaults(run=show)
