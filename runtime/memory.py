@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,13 @@ def free_memory(root: Path = ROOT) -> int | None:
     None where the system does not say.
     """
     return min([*_available(root), *_left_in_groups(root), *_left_to_process(root)], default=None)
+
+
+def give_back() -> None:
+    """Give the system memory that was freed, where the C library is glibc, which keeps it otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def cache_bytes(root: Path = ROOT) -> int:

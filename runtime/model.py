@@ -15,11 +15,11 @@ from .grounding.types import PhraseBoxes
 from .hub.find import find
 from .inputs import Images, Request, Videos, check_answers, is_batch, listed, requests
 from .limits import Limits
+from .memory import give_back
 from .options import Options, Settings, resolve
 from .pipeline import Answering, Pipeline
 from .providers.load_options import LoadOptions
 from .providers.placement import Placement
-from .providers.targets import choose_targets
 from .results import Generation, Score, StageTimer
 from .retrieval import Embedder
 from .stream import Stream, fold
@@ -39,6 +39,7 @@ def load(
     revision: str | None = None,
     look_ahead: bool = True,
     expand_weights: bool = False,
+    share_weights: bool = False,
 ) -> VLM:
     """Load a bundle. The model may be used from several threads at once.
 
@@ -55,16 +56,19 @@ def load(
         embedding_folder: where image embeddings are kept on disk too, for other processes and later ones, without a
             limit. None for nowhere.
         revision: for an id, a branch, a tag or a commit of its repository.
-        look_ahead, expand_weights: see `LoadOptions`.
+        look_ahead, expand_weights, share_weights: see `LoadOptions`.
 
     Raises:
         BundleError: if the bundle is incomplete, damaged or of another format, or is not there.
-        InputError: if the folder for embeddings cannot be made; for an unknown provider option or an invalid value.
+        InputError: if the folder for embeddings or that for shared weights cannot be written; for an unknown provider
+            option or an invalid value.
         ProviderError: if the provider cannot be used, or leaves nodes to the CPU and that is not allowed; it says
             what is missing and how to get it.
         VLMError: if the Hub cannot be reached.
     """
-    options = LoadOptions(provider, threads, provider_options or {}, allow_fallback, look_ahead, expand_weights)
+    options = LoadOptions(
+        provider, threads, provider_options or {}, allow_fallback, look_ahead, expand_weights, share_weights
+    )
     return VLM(find(bundle, revision), options, limits, embedding_folder)
 
 
@@ -85,11 +89,8 @@ class VLM:
         embedding_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        options = options or LoadOptions()
-        targets = choose_targets(options)
-        self.pipeline = Pipeline(
-            folder, targets, self.limits, embedding_folder, options.look_ahead, options.expand_weights
-        )
+        self.pipeline = Pipeline(folder, options or LoadOptions(), self.limits, embedding_folder)
+        give_back()  # what reading the vocabulary and laying out the weights took for a while
         self.manifest = self.pipeline.manifest
         engine = self.pipeline.engine
         self.provider = engine.target.provider

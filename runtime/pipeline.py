@@ -6,6 +6,7 @@ A pipeline holds a loaded bundle and nothing of a call, so any number of calls m
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -30,7 +31,8 @@ from .inference.run import Logits, Run
 from .inputs import Media, Request
 from .limits import Limits
 from .options import Settings
-from .providers.targets import Target
+from .providers.load_options import LoadOptions
+from .providers.targets import choose_targets
 from .results import Generation, StageTimer
 from .stream import fold
 from .text.detokenize import Reader
@@ -47,10 +49,9 @@ class Pipeline:
 
     Args:
         folder: the bundle.
-        targets: the providers that it may run on, the best first.
+        options: where its graphs are to run, and how.
         limits: bounds of each call.
         embedding_folder: keeps image embeddings on disk too; None keeps them in memory alone.
-        look_ahead, expand_weights: see `LoadOptions`.
 
     Attributes:
         manifest: the bundle's description.
@@ -63,21 +64,22 @@ class Pipeline:
     def __init__(
         self,
         folder: Path,
-        targets: Sequence[Target],
+        options: LoadOptions,
         limits: Limits,
         embedding_folder: str | PathLike[str] | None,
-        look_ahead: bool = True,
-        expand_weights: bool = False,
     ) -> None:
+        targets, begun = choose_targets(options), threading.Event()
         self.manifest = manifest.load(folder)
         self.limits = limits
         tile_tokens = self.manifest.tile_tokens
-        with ThreadPoolExecutor(1) as pool:  # loading a large vocabulary takes as long as loading the graphs
-            prompts = pool.submit(Prompts, folder, self.manifest.prompt, tile_tokens)
-            self.engine = Engine(folder, self.manifest, targets, limits.vision_memory, expand_weights)
-            self.prompts = prompts.result()
+        with ThreadPoolExecutor(1) as pool:
+            engine = pool.submit(Engine, folder, self.manifest, targets, limits.vision_memory, options, begun.set)
+            engine.add_done_callback(lambda _: begun.set())
+            begun.wait()  # a large vocabulary takes as long as the graphs, and lets no Python code run meanwhile
+            self.prompts = Prompts(folder, self.manifest.prompt, tile_tokens)
+            self.engine = engine.result()
         # Tokens that run together see each other where attention is bidirectional.
-        self._looks_ahead = look_ahead and self.manifest.causal
+        self._looks_ahead = options.look_ahead and self.manifest.causal
         self._earlier = Earlier()
         self.boxes = box_format(self.manifest.grounding)
         self._constraints = Constraints(self.manifest, self.prompts, self.boxes)

@@ -138,9 +138,15 @@ def _load_options(
             rich_help_panel=RUN,
         ),
     ] = False,
+    share_weights: Annotated[
+        bool,
+        typer.Option(
+            "--share-weights", help="Share the weights' memory with other processes (CPU).", rich_help_panel=RUN
+        ),
+    ] = False,
 ) -> LoadOptions:
     options = parse(provider_option)
-    return LoadOptions(provider, threads, options, allow_fallback, not no_look_ahead, expand_weights)
+    return LoadOptions(provider, threads, options, allow_fallback, not no_look_ahead, expand_weights, share_weights)
 
 
 def _bundle(bundle: BundleName) -> Path:

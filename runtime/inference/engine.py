@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,15 @@ import numpy as np
 from ...graphs import ProviderError, contract
 from ...graphs.manifest import Manifest
 from ..limits import Limits
-from ..providers import cuda, probe, tensorrt
+from ..providers import tensorrt
+from ..providers.load_options import LoadOptions
 from ..providers.targets import Target
 from ..text.prompt import EncodedPrompt
 from . import expanded
 from .device_cache import Device
 from .host_cache import Cache, CopiedCache
 from .host_run import HostRun
+from .opening import Opener
 from .run import DeviceRun, Logits, Run
 from .session import Session
 from .token_embeddings import embed, load_table, merge, pad_right, uncut
@@ -36,7 +37,8 @@ class Engine:
         targets: where it may run, the best first; it runs on the first that can. `passed_over` says why not on one
             before it.
         vision_memory: bytes that one run of the vision encoder may take.
-        expand_weights: see `LoadOptions`.
+        options: `expand_weights` and `share_weights` of these.
+        begun: called when ONNX Runtime is at work.
     """
 
     def __init__(
@@ -45,15 +47,17 @@ class Engine:
         manifest: Manifest,
         targets: Sequence[Target],
         vision_memory: int = Limits.vision_memory,
-        expand_weights: bool = False,
+        options: LoadOptions | None = None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
+        options = options or LoadOptions()
         self.manifest = manifest
         self._vision_memory = vision_memory
         self.passed_over: list[str] = []
-        self._folder, self._opening = folder, threading.Lock()
-        self.target, self._sessions = self._open(folder, targets, expand_weights)
+        self._opener, self._opening = Opener(folder, manifest, options.share_weights, begun), threading.Lock()
+        self.target, self._sessions = self._open(targets, options.expand_weights)
         self._expanded = self._sessions.get(contract.DECODER)
-        if expand_weights:
+        if options.expand_weights:
             expanded.check(manifest, self.target)
             self._expanded = expanded.open_expanded(folder, manifest, self.target)
             self._sessions.setdefault(contract.DECODER, self._expanded)
@@ -68,7 +72,7 @@ class Engine:
         self.placement = {name: session.placement for name, session in self._sessions.items()}
         self._table = load_table(folder / contract.EMBED_TOKENS, manifest.hidden, manifest.vocab)
 
-    def _open(self, folder: Path, targets: Sequence[Target], expand_weights: bool) -> tuple[Target, dict[str, Session]]:
+    def _open(self, targets: Sequence[Target], expand_weights: bool) -> tuple[Target, dict[str, Session]]:
         """The first target that the bundle runs on, and the sessions there. Where vectors are made, the decoder alone
         is opened: queries need no more. Nor do they need it beside its second graph."""
         names = [*self.manifest.graphs]
@@ -76,16 +80,16 @@ class Engine:
             names = [] if expand_weights else [contract.DECODER]
         for target in targets[:-1]:
             try:
-                return target, _sessions(folder, self.manifest, target, names)
+                return target, self._opener.open(target, names)
             except ProviderError as error:
                 self.passed_over.append(str(error))
-        return targets[-1], _sessions(folder, self.manifest, targets[-1], names)
+        return targets[-1], self._opener.open(targets[-1], names)
 
     def _session(self, name: str) -> Session:
         """The session of a graph, opened when it is first needed; those that images need are opened together."""
         with self._opening:
             if name not in self._sessions:
-                opened = _sessions(self._folder, self.manifest, self.target, contract.ENCODERS)
+                opened = self._opener.open(self.target, contract.ENCODERS)
                 self._sessions |= opened
                 self.placement |= {name: session.placement for name, session in opened.items()}
             return self._sessions[name]
@@ -225,21 +229,3 @@ class Engine:
     def embed_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Embeddings (..., hidden) of ids (...), none of them of an image."""
         return embed(self._table, ids, self.manifest.embedding)
-
-
-def _sessions(folder: Path, manifest: Manifest, target: Target, names: Sequence[str]) -> dict[str, Session]:
-    """The named graphs of a bundle."""
-    if not target.row.on_host:
-        probe.require(target)
-    targets = dict.fromkeys(names, target)
-    threads = len(names) or 1  # one thread lays out the weights of a session
-    if target.row.builds_engines:
-        targets = tensorrt.targets(manifest, target, cuda.machine(target.device_id))
-        threads = 1  # TensorRT times kernels to choose among them, which other work would disturb
-
-    def opened(name: str) -> Session:
-        captures = target.captures and name == contract.DECODER and manifest.vectors is None
-        return Session(folder / f"{name}.onnx", manifest.graphs[name], targets[name], captures)
-
-    with ThreadPoolExecutor(threads) as pool:
-        return dict(zip(names, pool.map(opened, names)))

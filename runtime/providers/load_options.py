@@ -22,6 +22,9 @@ class LoadOptions:
         expand_weights: have the decoder's weights of 4 bits in memory as 8-bit integers too, a byte a weight, for
             prompts and other runs of many tokens: faster on a CPU with a dot product of bytes (VNNI), and an error
             elsewhere. For decoders in int4 with blocks of 128.
+        share_weights: on the CPU, share the memory of the weights with other processes that load the same bundle so.
+            They are written once as the CPU's kernels take them, with twice the bytes of the bundle's graphs, to the
+            folder of caches: `onnx-vlm` in the user's, or the environment's ONNX_VLM_CACHE.
     """
 
     provider: str = "auto"
@@ -30,3 +33,4 @@ class LoadOptions:
     allow_fallback: bool = False
     look_ahead: bool = True
     expand_weights: bool = False
+    share_weights: bool = False

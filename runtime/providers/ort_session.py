@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ EXACT_INTEGERS = "session.x64quantprecision"
 #: longer, and takes half of the speed of small models where other threads work, as those that read images. Steps of a
 #: decoder of 1.2 billion weights take as long with either.
 SPIN, MICROSECONDS = "session.intra_op.spin_duration_us", "50"
+#: Bytes of weights that are kept apart from a written graph. ONNX Runtime puts those of more at a multiple of 4,096 in
+#: their file, and others anywhere.
+LARGE = 1 << 20
+ALIGNMENT = 64  #: what kernels take their weights to be at a multiple of: where they are not, results are wrong
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"  #: have a session say which nodes are where
 
 
@@ -73,3 +78,36 @@ def create(
     if missing:
         raise ProviderError(f"{', '.join(missing)} did not load; `onnx-vlm doctor` says why")
     return session
+
+
+def write_laid_out(model: Path, target: Target, path: Path) -> None:
+    """Write a model as a session has it, its weights also as the CPU's kernels take them.
+
+    Args:
+        path: the .onnx file to be written; large weights go into a file beside it, as external data, smaller ones
+            into itself, as they are.
+
+    Raises:
+        OSError: if that is not possible.
+    """
+    options = session_options(target.session)
+    options.optimized_model_filepath = str(path)
+    for setting, value in {
+        "optimized_model_external_initializers_file_name": f"{path.name}.data",
+        "optimized_model_external_initializers_min_size_in_bytes": str(LARGE),
+        "save_external_prepacked_constant_initializers": "1",
+    }.items():
+        options.add_session_config_entry(f"session.{setting}", value)
+    ort.InferenceSession(model, options, target.entries(), enable_fallback=False)
+
+
+def aligned(path: Path) -> bool:
+    """Whether weights that `write_laid_out` has written are where kernels can take them.
+
+    ONNX Runtime names each layout in the graph, by the operator and a checksum, and says where it is in the file, by
+    offset, length and another number.
+    """
+    graph = path.read_bytes()
+    places = re.findall(rb"prepacked_\d+.{1,6}?\w+\+\d+\|(\d+;\d+;\d+(?:;\d+;\d+;\d+)*)", graph, re.DOTALL)
+    offsets = [int(number) for place in places for number in place.split(b";")[::3]]
+    return len(places) == graph.count(b"prepacked_") and all(offset % ALIGNMENT == 0 for offset in offsets)

@@ -20,7 +20,13 @@ from other_contestants import GenAI, LlamaCpp, LlamaServer, OpenVino, OpenVinoAn
 
 
 class Ours(Contestant):
-    def __init__(self, model: str, max_tiles: str | None = None, expand_weights: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        max_tiles: str | None = None,
+        expand_weights: str | None = None,
+        share_weights: str | None = None,
+    ) -> None:
         import dataclasses
 
         import numpy as np
@@ -29,9 +35,9 @@ class Ours(Contestant):
         self._start = time.perf_counter()
         # Rounds ask the same: nothing that an earlier one computed or answered may help.
         limits = Limits(embedding_memory=0)
-        expand = expand_weights is not None
+        chosen = {"expand_weights": expand_weights is not None, "share_weights": share_weights is not None}
         self.np = np
-        self.vlm = load(model, threads=THREADS, look_ahead=False, limits=limits, expand_weights=expand)
+        self.vlm = load(model, threads=THREADS, look_ahead=False, limits=limits, **chosen)
         self._loaded = time.perf_counter() - self._start
         if max_tiles is not None:
             pipeline = self.vlm.pipeline

@@ -7,6 +7,7 @@
     python tests/benchmarks/speed.py answer  BUNDLE --checkpoint CHECKPOINT --picture FILE [--tiles N]
     python tests/benchmarks/speed.py answer  BUNDLE --dtypes --picture FILE --openvino FOLDER --python PYTHON
     python tests/benchmarks/speed.py scaling BUNDLE
+    python tests/benchmarks/speed.py loading BUNDLE
 
 `real_size.py --keep` makes checkpoints and bundles of true dimensions, `peers.py` what the other runtimes load; PYTHON
 is the interpreter of the environment that they are installed in. FOLDER is a whole model of optimum-intel
@@ -20,6 +21,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,6 +53,12 @@ class Worker:
         if not line:
             sys.exit(f"{self._process.args} stopped with status {self._process.wait()}")
         return json.loads(line)
+
+    def memory(self) -> tuple[int, int]:
+        """Its share of resident bytes, which divides pages among the processes that have them, and bytes of its own."""
+        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()[1:]
+        sizes = {key: int(size.split()[0]) << 10 for key, size in (line.split(":") for line in lines)}
+        return sizes["Pss"], sizes["Private_Dirty"]
 
     def stop(self) -> None:
         self._process.stdin.close()
@@ -185,6 +193,37 @@ def scaling(options: argparse.Namespace) -> None:
     row("a token after 8000", f"{1e3 * long:.0f} ms", "after 100", f"{1e3 * short:.0f} ms", long / short)
 
 
+def loading(options: argparse.Namespace) -> None:
+    """Seconds from a process's start to its first token, and the memory of one and of four, without and with shared
+    weights. Files are cached by the system, and weights are written before."""
+    kinds: tuple[dict[str, int], ...] = ({}, {"share_weights": 1})
+
+    def started(kind: dict[str, int]) -> Worker:
+        worker = Worker("ours", options.bundle, **kind)
+        worker.ask("loaded")
+        return worker
+
+    seconds: list[list[float]] = [[], []]
+    for turn in range(options.warmup + options.rounds):
+        for kind, taken in zip(kinds, seconds):
+            start = time.perf_counter()
+            worker = started(kind)
+            if turn >= options.warmup:
+                taken.append(time.perf_counter() - start)
+            worker.stop()
+    plain, shared = map(median, seconds)
+    row("process start to first token", f"{plain:.2f} s", "shared weights", f"{shared:.2f} s", shared / plain)
+    for count in (1, 4):
+        found = []
+        for kind in kinds:
+            workers = [started(kind) for _ in range(count)]
+            found.append([median(worker.memory()[index] for worker in workers) for index in (0, 1)])
+            for worker in workers:
+                worker.stop()
+        for what, plain, shared in zip(("share (PSS) of", "private pages of"), *found):
+            row(f"{what} each of {count}", f"{plain / 1e6:.0f} MB", "shared", f"{shared / 1e6:.0f} MB", shared / plain)
+
+
 def steps(options: argparse.Namespace, *work: tuple[int, int]) -> list[float]:
     """Seconds of a step after so many tokens, of so many rows, taken in turns."""
     workers = [Worker("ours", options.bundle) for _ in work]
@@ -198,7 +237,7 @@ def steps(options: argparse.Namespace, *work: tuple[int, int]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=["decoder", "prompts", "vision", "picture", "answer", "scaling"])
+    parser.add_argument("section", choices=["decoder", "prompts", "vision", "picture", "answer", "scaling", "loading"])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--peers", type=Path)

@@ -85,11 +85,10 @@ def test_early_stopping_may_be_never(received: list):
 
 def test_flags_of_loading_become_load_options(received: list):
     command = ["generate", "bundle", "prompt", "--no-stream", "--provider", "cpu", "--threads", "3"]
-    CliRunner().invoke(
-        app, [*command, "--provider-option", "arena=off", "--allow-fallback", "--no-look-ahead", "--expand-weights"]
-    )
+    switches = ["--allow-fallback", "--no-look-ahead", "--expand-weights", "--share-weights"]
+    CliRunner().invoke(app, [*command, "--provider-option", "arena=off", *switches])
     assert received[0] == LoadOptions(
-        "cpu", 3, {"arena": "off"}, allow_fallback=True, look_ahead=False, expand_weights=True
+        "cpu", 3, {"arena": "off"}, allow_fallback=True, look_ahead=False, expand_weights=True, share_weights=True
     )
 
 
