@@ -63,7 +63,9 @@ def calibrate(
         tell(f"calibrate, part {index + 1} of {len(parts)}")
         needed = {value.name for later in parts[index + 1 :] for value in later.graph.inputs}
         moments = _look(part, needed)
-        for values, rows, results in zip(calls, looked_at, bundle.results(contract.DECODER, part, calls)):
+        # A part that has the head alone computes nothing that is looked at.
+        made = bundle.results(contract.DECODER, part, calls) if part.graph.outputs else ({} for _ in calls)
+        for values, rows, results in zip(calls, looked_at, made):
             at_hand = values | results
             for name, seen in moments.items():
                 inputs = at_hand[name][0]

@@ -10,7 +10,7 @@ import pytest
 import shapes
 from helpers import CHECKPOINT, CHECKPOINTS, run_command
 from onnx_vlm.export import export_model
-from onnx_vlm.export.calibration import pictures
+from onnx_vlm.export.calibration import calibrate, pictures
 from onnx_vlm.graphs import ExportError, expansion, manifest
 
 IMAGES = 12
@@ -60,6 +60,19 @@ def test_equal_pictures_make_equal_bytes(calibrated: Path, folder: Path, tmp_pat
     again = export_model(CHECKPOINT, tmp_path / "again", precision="int4", calibrate=folder, prove=False)
     one, other = ((bundle / "decoder.onnx.data").read_bytes() for bundle in (calibrated, again))
     assert one == other
+
+
+def test_a_large_decoder_is_calibrated_in_parts(
+    calibrated: Path, folder: Path, tmp_path: Path, bundles: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    """Each product is a part of its own, the head's too, which computes nothing for a later one."""
+    monkeypatch.setattr(calibrate, "AT_ONCE", 1)
+    made = export_model(CHECKPOINT, tmp_path / "made", precision="int4", calibrate=folder, prove=False)
+    ours, whole, plain = (
+        np.fromfile(bundle / "decoder.onnx.data", np.uint8)
+        for bundle in (made, calibrated, bundles("paligemma2", "int4"))
+    )
+    assert (ours != whole).mean() < 0.1 * (ours != plain).mean()  # sums of other parts are rounded otherwise
 
 
 def test_models_that_make_vectors_are_calibrated_with_the_examples_where_there_are_no_prompts(
