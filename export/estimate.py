@@ -13,9 +13,9 @@ from ..graphs.precision import PRECISIONS
 #: took 40 seconds; there are two.
 START = 16.0
 PROOF = 80.0
-#: Seconds on two cores to round a billion weights by calibration, and to see what an image gives them.
-CALIBRATION = 130.0
-CALIBRATION_IMAGE = 10.0
+#: Seconds on two cores to round a billion weights by calibration, and to see what an image of 800 tokens gives them.
+CALIBRATION = 90.0
+CALIBRATION_IMAGE = 26.0
 #: Bytes of memory of every export, and besides of a proof; a proof also takes this many bytes for each of the largest
 #: weight.
 MEMORY = 1_200_000_000
