@@ -73,6 +73,8 @@ class OpenAI:
 
     def read(self, event: dict[str, Any], asked: Asked) -> bool:
         """Take an event's numbers; whether it has a token."""
+        if error := event.get("error"):
+            sys.exit(f"the server failed: {error['message']}")
         if usage := event.get("usage"):
             asked.tokens, asked.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
         return any(choice.get("logprobs") for choice in event["choices"])
@@ -247,9 +249,6 @@ def main() -> None:
             asked = asyncio.run(arrivals(at, peer, options.rate, 8 * options.requests))
             label = f"{name}, {options.rate:g} arrivals a second"
             print(row(label, asked, time.perf_counter() - start), flush=True)
-    for process in (server, llama, genai):
-        if process:
-            process.stop()
 
 
 async def _patiently(port: int, peer: OpenAI) -> Asked:
