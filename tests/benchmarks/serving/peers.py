@@ -1,4 +1,4 @@
-"""The processes that `serving.py` compares: `generate` in a loop, llama.cpp's server, OpenVINO GenAI's batches."""
+"""The processes that `speed.py` compares: `generate` in a loop, llama.cpp's server, OpenVINO GenAI's batches."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How fast batch jobs are beside loops that are written by hand.
 
-    python tests/benchmarks/batch_speed.py BUNDLE [--rows N] [--rounds N] [--prompt TEXT] [--threads N] [--sizes N ...]
+    python tests/benchmarks/batch/speed.py BUNDLE [--rows N] [--rounds N] [--prompt TEXT] [--threads N] [--sizes N ...]
 
 Answers the same rows by a job, in batches by hand, and one a call (`--sizes 1`), in turn: medians of the rounds. The
 loop by hand reads the images of its next batch meanwhile. No two images are equal. Loading is not timed: of a job that
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from batch_jobs import BROKEN, write_images
+from jobs import BROKEN, write_images
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.batch import Spec
 from onnx_vlm.runtime.images.reading import read

@@ -1,7 +1,7 @@
 """What limits a batch job on many machines: a model of a row's cost, held to runs, and a simulation of many workers.
 
-    python tests/benchmarks/scale.py measure BUNDLE [--rows N] [--rounds N]
-    python tests/benchmarks/scale.py simulate
+    python tests/benchmarks/batch/scale.py measure BUNDLE [--rows N] [--rounds N]
+    python tests/benchmarks/batch/scale.py simulate
 
 `measure` takes the seconds of each stage of a row on one core, and those of a whole row from a run of one worker over a
 quarter of the rows: "the rest" is what a worker does besides. Their medians say how many rows a second one and two
@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
-from batch_jobs import write_images
 from cluster import show
+from jobs import write_images
 from onnx_vlm.runtime import load
 from onnx_vlm.runtime.batch import Spec
 from onnx_vlm.runtime.batch.job import Job, collect, left, plan

@@ -1,11 +1,11 @@
 """How fast the server answers many clients at once, beside `generate` alone and llama.cpp's server, in one run.
 
-    python tests/benchmarks/serving.py BUNDLE [--clients 1 4 8 16] [--requests N] [--rate R] [--image own|one]
-                                       [--words N] [--new-tokens N] [--expand-weights]
-                                       [--llama LLAMA.gguf --python PYTHON] [--genai FOLDER --genai-python PYTHON]
+    python tests/benchmarks/serving/speed.py BUNDLE [--clients 1 4 8 16] [--requests N] [--rate R] [--image own|one]
+        [--words N] [--new-tokens N] [--expand-weights]
+        [--llama LLAMA.gguf --python PYTHON] [--genai FOLDER --genai-python PYTHON]
 
-`real_size.py --keep` makes bundles of true dimensions, `peers.py` the file for llama.cpp; PYTHON is the interpreter of
-an environment with xllamacpp, which carries llama.cpp's server, or with openvino-genai; FOLDER is what optimum-intel
+`real_size.py --keep` makes bundles of true dimensions, `../peers.py` the file for llama.cpp; PYTHON is the interpreter
+of an environment with xllamacpp, which carries llama.cpp's server, or with openvino-genai; FOLDER is what optimum-intel
 exported a decoder of the same dimensions to. Every peer is a process; only one works at a time. A request has a prompt
 of its own, of --words words, and an answer of --new-tokens tokens; with `--image own` an image of its own too, with
 `--image one` all ask about the same image. Clients are a closed loop: each asks again as soon as it is answered.
@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from serving_peers import GENAI, GENERATE, LLAMA, Process
+from peers import GENAI, GENERATE, LLAMA, Process
 
 WORDS = ("picture", "of", "a", "garden", "with", "three", "old", "trees", "and", "one", "red", "bench", "near", "water")
 HOST = "127.0.0.1"

@@ -1,7 +1,7 @@
 """Batch jobs: that none loses or repeats a row however often it is killed, and that none grows.
 
-    python tests/benchmarks/batch_jobs.py kills BUNDLE [--rows N] [--kills N] [--engine local|ray]
-    python tests/benchmarks/batch_jobs.py memory BUNDLE [--rows N] [--workers N]
+    python tests/benchmarks/batch/jobs.py kills BUNDLE [--rows N] [--kills N] [--engine local|ray]
+    python tests/benchmarks/batch/jobs.py memory BUNDLE [--rows N] [--workers N]
 
 BUNDLE is one of a checkpoint in tests/checkpoints. `kills` runs the command over images of which 2 % are broken, kills
 it (and with Ray, half of the time one of its workers) at random times, and then compares each row with
@@ -33,7 +33,7 @@ COMMAND = [sys.executable, "-c", "from onnx_vlm.runtime.cli import main; main()"
 
 def write_images(folder: Path, count: int, broken_share: float, distinct: int = DISTINCT) -> list[Path]:
     """Images, no more than `distinct` of them different, and broken ones among them."""
-    sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+    sys.path.append(str(Path(__file__).parents[2] / "checkpoints"))
     import shapes
 
     sources = []

@@ -1,8 +1,10 @@
 """A server under load for long: its memory, threads and open files must stay as they are after two tenths.
 
-`python tests/benchmarks/soak.py BUNDLE` starts `onnx-vlm serve`, asks 10,000 times (streamed and not, with images, n,
-logprobs, and what is refused), leaves 1,000 answers before their end, and prints a row for each tenth. Status 1 if
-something grows. Linux alone: it reads /proc.
+    python tests/benchmarks/serving/soak.py BUNDLE
+
+starts `onnx-vlm serve`, asks 10,000 times (streamed and not, with images, n, logprobs, and what is refused), leaves
+1,000 answers before their end, and prints a row for each tenth. Status 1 if something grows. Linux alone: it reads
+/proc.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import shapes
-from server_helpers import asking, data_uri, image_part, png
+
+TESTS = Path(__file__).parents[2]
+sys.path[:0] = [str(TESTS), str(TESTS / "checkpoints")]
+import shapes  # noqa: E402
+from server_helpers import asking, data_uri, image_part, png  # noqa: E402
 
 CHAT = "/v1/chat/completions"
 TENTHS = 10
