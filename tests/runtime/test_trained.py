@@ -16,7 +16,7 @@ from PIL import Image
 
 PICTURES = 200
 #: Shares of right answers where a checkpoint has not learnt a task as well as others.
-LEAST = {("emoji", "caption"): 0.8, ("emoji", "detect two"): 0.9, ("smolvlm", "colour"): 0.85}
+LEAST = {("emoji", "caption"): 0.8, ("emoji", "detect two"): 0.9}
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

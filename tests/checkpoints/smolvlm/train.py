@@ -153,4 +153,4 @@ def build() -> conversations.Chat:
 
 
 if __name__ == "__main__":
-    conversations.main(__doc__, HERE, build, seeing_steps=2000, steps=2400, text_rate=2e-3)
+    conversations.main(__doc__, HERE, build, seeing_steps=2000, steps=4400, text_rate=2e-3)
