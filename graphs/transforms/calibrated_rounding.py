@@ -19,9 +19,6 @@ from .weights import Weight, slices
 #: cube of their number. With half of a matrix's inputs the gain was the same on one trained checkpoint, 0.6 on another.
 SPAN = 2048
 DAMPING = 0.01  #: of the mean square, added to each input's: what was seen is a sample
-#: Inputs that wait to be looked at together: the steps of an answer give one each, and the products of one take a third
-#: of the time of a hundred.
-WAITING = 256
 TOGETHER = 32  #: weights of a column that are rounded before their errors are passed on to all others
 AT_ONCE = 1 << 21  #: weights in memory at a time, for each thread
 
@@ -35,19 +32,12 @@ class Moments:
 
     def __init__(self, width: int) -> None:
         self.spans = slices((width,), SPAN)
-        self._sums = [np.zeros((span.stop - span.start,) * 2, np.float32) for span in self.spans]
-        self._waiting: list[np.ndarray] = []
+        self.sums = [np.zeros((span.stop - span.start,) * 2, np.float32) for span in self.spans]
 
     def add(self, inputs: np.ndarray) -> None:
-        """Add inputs (..., width) that were multiplied by the weights. They must stay as they are."""
-        self._waiting.append(inputs.reshape(-1, inputs.shape[-1]))
-        if sum(map(len, self._waiting)) >= WAITING:
-            self._sum()
-
-    def _sum(self) -> None:
-        rows = np.concatenate(self._waiting)
-        self._waiting.clear()
-        for span, total in zip(self.spans, self._sums):
+        """Add inputs (..., width) that were multiplied by the weights."""
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        for span, total in zip(self.spans, self.sums):
             total += rows[:, span].T @ rows[:, span]
 
     @cached_property
@@ -57,9 +47,7 @@ class Moments:
         Both are of the span's length n: the order (n,), and a unit upper triangular matrix (n, n) of float32 whose
         rows and columns are in that order.
         """
-        if self._waiting:
-            self._sum()
-        return [_correction(total.astype(np.float64)) for total in self._sums]
+        return [_correction(total.astype(np.float64)) for total in self.sums]
 
 
 def _correction(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
