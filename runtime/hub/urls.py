@@ -12,7 +12,7 @@ from typing import Any
 
 from ...graphs import BundleError, InputError, manifest
 from ...graphs.manifest import FILE_NAME, File
-from ..providers.tensorrt import cache_root
+from ..providers.caches import cache_root
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  #: two letters or more: one is a drive of Windows
 MOST_BYTES = 1 << 26  #: of a manifest

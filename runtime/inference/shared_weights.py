@@ -21,9 +21,9 @@ import onnxruntime as ort
 
 from ...graphs import BundleError, InputError, ProviderError
 from ...graphs.manifest import Manifest
+from ..providers.caches import CACHE_VARIABLE, cache_root
 from ..providers.ort_session import aligned, integers_overflow, write_laid_out
 from ..providers.targets import Target
-from ..providers.tensorrt import CACHE_VARIABLE, cache_root
 from .session import Session
 
 MOST = 4  #: bundles whose weights are kept; those that were loaded last

@@ -10,18 +10,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 
 from ...graphs import GraphSpec, InputError, Manifest, ProviderError
 from ...graphs.shape_profile import Profile
+from .caches import cache_root
 from .cuda import Machine
 from .table import PROVIDERS
 from .targets import Target
 
 PROVIDER = PROVIDERS["tensorrt"].ort_name
-CACHE_VARIABLE = "ONNX_VLM_CACHE"  #: names the folder of caches, if it is not to be in the user's
 PROTOBUF_LIMIT = 1 << 31  #: bytes; a graph with larger weights cannot be handed over as one message
 
 
@@ -99,10 +98,3 @@ def engine_folder(manifest: Manifest, machine: Machine, root: Path | None = None
     device = re.sub(r"[^A-Za-z0-9.]+", "_", f"{machine.device} sm{machine.capability}")
     versions = f"tensorrt-{machine.tensorrt}-onnxruntime-{machine.onnxruntime}"
     return (root or cache_root()) / "tensorrt" / f"{bundle}-{device}-{versions}"
-
-
-def cache_root() -> Path:
-    """The folder of caches: that of the variable ONNX_VLM_CACHE, or onnx-vlm in the user's."""
-    if folder := os.environ.get(CACHE_VARIABLE):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-vlm"

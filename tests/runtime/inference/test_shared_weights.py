@@ -17,8 +17,8 @@ from onnx_vlm.runtime.inference import opening, shared_weights
 from onnx_vlm.runtime.inference.shared_weights import MOST, OLD, weights_folder
 from onnx_vlm.runtime.pipeline import Pipeline
 from onnx_vlm.runtime.providers import ort_session
+from onnx_vlm.runtime.providers.caches import CACHE_VARIABLE
 from onnx_vlm.runtime.providers.load_options import LoadOptions
-from onnx_vlm.runtime.providers.tensorrt import CACHE_VARIABLE
 from PIL import Image
 
 

@@ -14,6 +14,7 @@ from onnx_vlm.runtime import load
 from onnx_vlm.runtime.inference.device_cache import bucket
 from onnx_vlm.runtime.inference.host_cache import Cache, CopiedCache
 from onnx_vlm.runtime.providers import tensorrt
+from onnx_vlm.runtime.providers.caches import cache_root
 from onnx_vlm.runtime.providers.cuda import Machine
 from onnx_vlm.runtime.providers.load_options import LoadOptions
 from onnx_vlm.runtime.providers.targets import choose_targets
@@ -110,9 +111,9 @@ def test_engines_are_kept_by_bundle_device_and_versions(portable: manifest.Manif
 def test_the_folder_of_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("ONNX_VLM_CACHE", raising=False)
-    assert tensorrt.cache_root() == tmp_path / "onnx-vlm"
+    assert cache_root() == tmp_path / "onnx-vlm"
     monkeypatch.setenv("ONNX_VLM_CACHE", str(tmp_path / "there"))
-    assert tensorrt.cache_root() == tmp_path / "there"
+    assert cache_root() == tmp_path / "there"
 
 
 def test_a_call_larger_than_the_engines_is_refused():
